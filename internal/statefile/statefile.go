@@ -1,0 +1,143 @@
+// Package statefile keeps small JSON records, one a file, so that a crash
+// leaves either the old or the new content: write beside, flush, rename, flush
+// the directory.
+//
+// It knows nothing of what is in a record and does not lock.
+package statefile
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+const suffix = ".json"
+
+// Dir is a directory of records.
+type Dir[T any] struct{ path string }
+
+// Open makes the directory if needed, and removes what a crash left half-written.
+func Open[T any](path string) (Dir[T], error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return Dir[T]{}, fmt.Errorf("state directory: %w", err)
+	}
+	left, err := filepath.Glob(filepath.Join(path, ".new-*"))
+	if err != nil {
+		return Dir[T]{}, fmt.Errorf("state directory %s: %w", path, err)
+	}
+	for _, f := range left {
+		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return Dir[T]{}, fmt.Errorf("state directory %s: %w", path, err)
+		}
+	}
+	return Dir[T]{path: path}, nil
+}
+
+// file names a record by a hash: keys come from outside and may hold anything.
+func (d Dir[T]) file(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return filepath.Join(d.path, hex.EncodeToString(sum[:16])+suffix)
+}
+
+// Put writes the record of key. It is on disk when Put returns.
+func (d Dir[T]) Put(key string, v T) error {
+	b, err := json.MarshalIndent(v, "", " ")
+	if err != nil {
+		return fmt.Errorf("record of %s: %w", key, err)
+	}
+	if err := writeAtomic(d.path, d.file(key), append(b, '\n')); err != nil {
+		return fmt.Errorf("record of %s: %w", key, err)
+	}
+	return nil
+}
+
+// Get reads the record of key; volume.ErrNotFound if there is none.
+func (d Dir[T]) Get(key string) (T, error) {
+	v, err := read[T](d.file(key))
+	if errors.Is(err, os.ErrNotExist) {
+		return v, fmt.Errorf("record of %s: %w", key, volume.ErrNotFound)
+	}
+	if err != nil {
+		return v, fmt.Errorf("record of %s: %w", key, err)
+	}
+	return v, nil
+}
+
+// Delete removes the record of key; none is no error.
+func (d Dir[T]) Delete(key string) error {
+	if err := os.Remove(d.file(key)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("record of %s: %w", key, err)
+	}
+	return syncDir(d.path)
+}
+
+// All reads every record. One that cannot be read is an error: leaving it out
+// would make its volume invisible.
+func (d Dir[T]) All() ([]T, error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	var out []T
+	for _, e := range entries {
+		if !strings.HasSuffix(e.Name(), suffix) {
+			continue
+		}
+		v, err := read[T](filepath.Join(d.path, e.Name()))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // deleted since the directory was read
+		}
+		if err != nil {
+			return nil, fmt.Errorf("record %s: %w", e.Name(), err)
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+func read[T any](path string) (v T, err error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return v, err
+	}
+	if err := json.Unmarshal(b, &v); err != nil {
+		return v, fmt.Errorf("%s is damaged: %w", path, err)
+	}
+	return v, nil
+}
+
+func writeAtomic(dir, path string, b []byte) (err error) {
+	f, err := os.CreateTemp(dir, ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, werr := f.Write(b)
+	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) (err error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	return d.Sync()
+}

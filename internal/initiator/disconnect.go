@@ -1,0 +1,97 @@
+package initiator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// Disconnect deletes the controllers of the subsystem (of this host, if Options
+// said who that is) and waits until sysfs has none of them. Nothing there is no
+// error. Whatever was not written yet is lost: that it was written is the
+// caller's business.
+//
+// The deletion of a live controller whose path is silent can take a minute.
+// When ctx ends it goes on, the error wraps volume.ErrPending, and the next
+// call joins it.
+func (h *Host) Disconnect(ctx context.Context, nqn string) error {
+	held, err := h.sessions.lock(ctx, nqn)
+	if err != nil {
+		return err
+	}
+	defer held.done()
+	for wait := pollMin; ; wait = min(wait*2, pollMax) {
+		left, err := h.ours(nqn)
+		if err != nil {
+			return err
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		for _, c := range left {
+			if !c.Ending() {
+				h.startDelete(c.Name)
+			}
+		}
+		if !sleep(ctx, wait) {
+			return h.notGone(nqn, left, ctx.Err())
+		}
+	}
+}
+
+func (h *Host) ours(nqn string) ([]nvmesysfs.Controller, error) {
+	state, err := h.fs.Session(nqn)
+	if err != nil {
+		return nil, fmt.Errorf("session %s: %w", nqn, err)
+	}
+	var ours []nvmesysfs.Controller
+	for _, c := range state.Controllers {
+		if h.hostNQN == "" || c.HostNQN == "" || strings.EqualFold(h.hostNQN, c.HostNQN) {
+			ours = append(ours, c)
+		}
+	}
+	return ours, nil
+}
+
+func (h *Host) notGone(nqn string, left []nvmesysfs.Controller, cause error) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var seen []string
+	for _, c := range left {
+		s := fmt.Sprintf("%s is still %s", c.Name, c.State)
+		if err := h.refused[c.Name]; err != nil {
+			s += fmt.Sprintf(" (%v)", err)
+		}
+		seen = append(seen, s)
+	}
+	return fmt.Errorf("session %s: %s: %w (%w)", nqn, strings.Join(seen, "; "), volume.ErrPending, cause)
+}
+
+// startDelete starts the deletion of a controller unless one is under way. It
+// runs on its own because the write blocks for as long as the kernel likes. A
+// refusal (EBUSY: never live yet) is kept for the error text, and the caller's
+// next look tries again.
+func (h *Host) startDelete(controller string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.deleting[controller] {
+		return
+	}
+	h.deleting[controller] = true
+	go func() {
+		err := h.fs.WriteControl(controller, nvmesysfs.DeleteController, "1")
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.deleting, controller)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			delete(h.refused, controller)
+		} else {
+			h.refused[controller] = err
+		}
+	}()
+}

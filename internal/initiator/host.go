@@ -1,0 +1,106 @@
+package initiator
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+)
+
+// Options are what a Host is made of.
+type Options struct {
+	FS        nvmesysfs.FS
+	Connector Connector // nil is NewFabrics(FS)
+	// Probe says whether a portal answers at all; nil is a TCP dial of at most
+	// a second. It goes first because one kernel mutex serialises connects: a
+	// black hole would delay every other connect of the node by 3 s.
+	Probe func(ctx context.Context, portal netip.AddrPort) error
+	// HostNQN is who this node is. If it is set, Disconnect leaves controllers
+	// of other host NQNs alone.
+	HostNQN string
+}
+
+// Host makes and unmakes sessions on this machine. There should be one of it:
+// its locks are what serialises a session.
+type Host struct {
+	fs        nvmesysfs.FS
+	connector Connector
+	probe     func(context.Context, netip.AddrPort) error
+	hostNQN   string
+
+	// sessions serialises what changes a session, by subsystem NQN.
+	sessions sessionLocks
+	// connecting serialises connects, as the kernel's nvmf_dev_mutex would
+	// anyway; but waiting here ends with the context.
+	connecting mutex
+
+	mu       sync.Mutex
+	deleting map[string]bool  // controllers whose deletion has not returned; guarded by mu
+	refused  map[string]error // why the last deletion of a controller failed; guarded by mu
+}
+
+// New returns a Host.
+func New(o Options) *Host {
+	h := &Host{
+		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN,
+		sessions: sessionLocks{byID: map[string]*sessionLock{}}, connecting: newMutex(),
+		deleting: map[string]bool{}, refused: map[string]error{},
+	}
+	if h.connector == nil {
+		h.connector = NewFabrics(o.FS)
+	}
+	if h.probe == nil {
+		h.probe = probeTCP
+	}
+	return h
+}
+
+// Live says whether a controller of the subsystem is live.
+func (h *Host) Live(nqn string) (bool, error) {
+	state, err := h.fs.Session(nqn)
+	if err != nil {
+		return false, fmt.Errorf("session %s: %w", nqn, err)
+	}
+	for _, c := range state.Controllers {
+		if c.State == stateLive {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+const stateLive = "live"
+
+const probeTime = time.Second
+
+func probeTCP(ctx context.Context, portal netip.AddrPort) error {
+	d := net.Dialer{Timeout: probeTime}
+	c, err := d.DialContext(ctx, "tcp", portal.String())
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// Sysfs announces nothing that could be waited for, so it is read again, soon
+// at first: most things happen within milliseconds.
+const (
+	pollMin = 5 * time.Millisecond
+	pollMax = 50 * time.Millisecond
+)
+
+// sleep waits and reports whether ctx let it.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,58 @@
+package nvmesysfs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+)
+
+// The control files of a controller (drivers/nvme/host/sysfs.c).
+const (
+	// DeleteController removes the controller and returns when it is gone,
+	// which on a silent path may take as long as the admin time-out (60 s).
+	// EBUSY until the controller has been live once.
+	DeleteController = "delete_controller"
+	// RescanController looks for namespaces; without effect unless live.
+	RescanController = "rescan_controller"
+	// ResetController reconnects; EBUSY while reconnecting already.
+	ResetController = "reset_controller"
+	// ReconnectDelay is in seconds, for the next attempt that is scheduled.
+	ReconnectDelay = "reconnect_delay"
+	// CtrlLossTmo is in seconds, -1 for ever. The kernel divides by the delay
+	// of the moment.
+	CtrlLossTmo = "ctrl_loss_tmo"
+)
+
+var controls = []string{DeleteController, RescanController, ResetController, ReconnectDelay, CtrlLossTmo}
+
+// WriteControl writes one control file of a controller. It blocks for as long
+// as the kernel does and cannot be cancelled. A reconnect_delay below 1 is
+// refused: with 0 the kernel reconnects without any pause, and divides by it
+// when ctrl_loss_tmo is written (6.1, 6.12).
+func (f FS) WriteControl(controller, attr, value string) error {
+	if !controllerName.MatchString(controller) {
+		return fmt.Errorf("controller %q: not the name of a controller", controller)
+	}
+	if !slices.Contains(controls, attr) {
+		return fmt.Errorf("controller %s: %q is not a control file", controller, attr)
+	}
+	if attr == ReconnectDelay && seconds(value) < 1 {
+		return fmt.Errorf("controller %s: %s %q: want at least 1", controller, attr, value)
+	}
+	if f.control != nil {
+		return f.control(controller, attr, value)
+	}
+	return write(filepath.Join(f.classDir(), controller, attr), value)
+}
+
+// MultipathEnabled says whether native multipath is on (parameter of the module
+// nvme_core). False if the module is not there, or was built without it.
+func (f FS) MultipathEnabled() (bool, error) {
+	v, err := attr(filepath.Join(f.Sys, "module", "nvme_core", "parameters"), "multipath")
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return v == "Y", err
+}

@@ -1,0 +1,99 @@
+package nvmesysfs
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// Namespace is one disk: the head under native multipath, the only disk
+// without it.
+type Namespace struct {
+	Disk string // nvme0n1; never the name of a hidden path
+	NQN  string
+	NSID uint32
+	// UUID is nil if the namespace has none. The attribute "uuid" is not used:
+	// for such a namespace it shows the NGUID.
+	UUID, NGUID  uuid.UUID
+	SizeBytes    int64
+	BlockSize    int // logical, bytes
+	Major, Minor uint32
+	ReadOnly     bool
+	// Controllers have a path to it, whatever their state. A head can be there
+	// without any: something holds it open, or delayed_removal_secs does (6.16 on).
+	Controllers []string
+}
+
+func addNamespaces(s *Snapshot, nqn string, disks map[string]string, paths map[string][]string) error {
+	for _, disk := range slices.Sorted(maps.Keys(disks)) {
+		ns, err := readNamespace(disk, disks[disk])
+		if gone(err) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		ns.NQN = nqn
+		ns.Controllers = slices.Sorted(slices.Values(paths[disk]))
+		s.Namespaces = append(s.Namespaces, ns)
+	}
+	return nil
+}
+
+// sectorSize is the unit of the attribute "size", whatever the block size.
+const sectorSize = 512
+
+func readNamespace(disk, dir string) (Namespace, error) {
+	r := reader{dir: dir}
+	nsid := r.number("nsid", 32)
+	sectors := r.number("size", 63)
+	block := r.number("queue/logical_block_size", 31)
+	dev := r.text("dev")
+	ns := Namespace{
+		Disk: disk, NSID: uint32(nsid), SizeBytes: sectors * sectorSize, BlockSize: int(block),
+		ReadOnly: r.text("ro") == "1",
+		UUID:     parseWWID(r.optional("wwid")), NGUID: parseUUID(r.optional("nguid")),
+	}
+	if r.err != nil {
+		return Namespace{}, r.err
+	}
+	major, minor, err := parseDev(dev)
+	if err != nil {
+		return Namespace{}, fmt.Errorf("%s/dev: %w", dir, err)
+	}
+	ns.Major, ns.Minor = major, minor
+	return ns, nil
+}
+
+func parseDev(s string) (major, minor uint32, err error) {
+	a, b, ok := strings.Cut(s, ":")
+	ma, err1 := strconv.ParseUint(a, 10, 32)
+	mi, err2 := strconv.ParseUint(b, 10, 32)
+	if !ok || err1 != nil || err2 != nil {
+		return 0, 0, fmt.Errorf("device number %q: want MAJOR:MINOR", s)
+	}
+	return uint32(ma), uint32(mi), nil
+}
+
+// parseWWID takes the UUID out of the world-wide ID, which begins with "uuid."
+// exactly if the namespace has one.
+func parseWWID(s string) uuid.UUID {
+	v, ok := strings.CutPrefix(s, "uuid.")
+	if !ok {
+		return uuid.Nil
+	}
+	return parseUUID(v)
+}
+
+// parseUUID reads the kernel's 36 characters; anything else is no UUID.
+func parseUUID(s string) uuid.UUID {
+	u, err := uuid.Parse(s)
+	if err != nil || len(s) != 36 {
+		return uuid.Nil
+	}
+	return u
+}

@@ -1,0 +1,214 @@
+// Package backend is the set of storage hosts as one place to ask: it finds the
+// host of a volume, places new volumes, and makes sure that no name ever gets a
+// second volume on another host.
+//
+// It keeps no state and opens no connections; each host is a volume.Backend
+// that it was given.
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// Hosts is a fixed set of storage hosts by name.
+type Hosts struct {
+	byName map[string]volume.Backend
+	names  []string // sorted
+}
+
+// New returns the set.
+func New(byName map[string]volume.Backend) *Hosts {
+	h := &Hosts{byName: byName}
+	for name := range byName {
+		h.names = append(h.names, name)
+	}
+	slices.Sort(h.names)
+	return h
+}
+
+// Names returns the names of the hosts, sorted.
+func (h *Hosts) Names() []string { return slices.Clone(h.names) }
+
+// Host returns the backend of one host; volume.ErrUnavailable if the
+// configuration has none of that name, because it may have had: a volume of a
+// host that is not listed is not a volume that does not exist.
+func (h *Hosts) Host(name string) (volume.Backend, error) {
+	b, ok := h.byName[name]
+	if !ok {
+		return nil, fmt.Errorf("storage host %q is not in the hosts file (it has %v): %w", name, h.names, volume.ErrUnavailable)
+	}
+	return b, nil
+}
+
+// Placement is where a new volume may go.
+type Placement struct {
+	Host string // "" = any
+	Pool string // "" = any
+}
+
+// Create makes the volume, or returns the one that has the name. Unless the
+// placement pins a host, every host is asked first, and none may stay silent:
+// the one that does not answer may hold the name.
+func (h *Hosts) Create(ctx context.Context, req volume.CreateRequest, where Placement) (volume.ID, volume.Volume, error) {
+	req.Pool = where.Pool
+	host := where.Host
+	if host == "" {
+		var err error
+		if host, err = h.choose(ctx, req); err != nil {
+			return volume.ID{}, volume.Volume{}, fmt.Errorf("volume %q: %w", req.Name, err)
+		}
+	} else if _, ok := h.byName[host]; !ok {
+		return volume.ID{}, volume.Volume{}, fmt.Errorf("host %q: the hosts file has %v: %w", host, h.names, volume.ErrInvalid)
+	}
+	v, err := h.byName[host].Create(ctx, req)
+	if err != nil {
+		return volume.ID{}, volume.Volume{}, fmt.Errorf("storage host %s: %w", host, err)
+	}
+	return volume.ID{Host: host, UUID: v.UUID}, v, nil
+}
+
+// choose returns the host that has the name already, or else the one with the
+// most room.
+func (h *Hosts) choose(ctx context.Context, req volume.CreateRequest) (string, error) {
+	found, err := each(h, func(b volume.Backend) (bool, error) {
+		_, err := b.FindByName(ctx, req.Name)
+		if errors.Is(err, volume.ErrNotFound) {
+			return false, nil
+		}
+		return err == nil, err
+	})
+	for name, has := range found {
+		if has {
+			return name, nil
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("a host that may hold a volume of this name does not answer (pin a host with the class parameter \"host\" to go on without it): %w: %v", volume.ErrUnavailable, err)
+	}
+	infos, err := each(h, func(b volume.Backend) (volume.HostInfo, error) { return b.Info(ctx) })
+	if err != nil && len(infos) == 0 {
+		return "", fmt.Errorf("%w: %v", volume.ErrUnavailable, err)
+	}
+	return roomiest(h.names, infos, req)
+}
+
+// roomiest picks, by name order among equals, the host whose pool has the most
+// room for req.
+func roomiest(names []string, infos map[string]volume.HostInfo, req volume.CreateRequest) (string, error) {
+	best, room, poolSeen := "", int64(-1), false
+	for _, name := range names {
+		for _, p := range infos[name].Pools {
+			if req.Pool != "" && p.Name != req.Pool {
+				continue
+			}
+			poolSeen = true
+			if p.Problem == "" && p.AvailableBytes > room {
+				best, room = name, p.AvailableBytes
+			}
+		}
+	}
+	switch {
+	case !poolSeen && req.Pool != "":
+		return "", fmt.Errorf("pool %q: no storage host has it: %w", req.Pool, volume.ErrInvalid)
+	case best == "":
+		return "", fmt.Errorf("no pool of any storage host serves at the moment: %w", volume.ErrUnavailable)
+	case room < req.RequiredBytes:
+		return "", fmt.Errorf("%d bytes asked for, the roomiest pool (host %s) has %d: %w", req.RequiredBytes, best, room, volume.ErrNoSpace)
+	}
+	return best, nil
+}
+
+// Available is the room for new volumes; the largest single one second.
+func (h *Hosts) Available(ctx context.Context, where Placement) (total, largest int64, err error) {
+	if _, ok := h.byName[where.Host]; where.Host != "" && !ok {
+		return 0, 0, fmt.Errorf("host %q: the hosts file has %v: %w", where.Host, h.names, volume.ErrInvalid)
+	}
+	infos, err := each(h, func(b volume.Backend) (volume.HostInfo, error) { return b.Info(ctx) })
+	for name, info := range infos {
+		if where.Host != "" && name != where.Host {
+			continue
+		}
+		for _, p := range info.Pools {
+			if p.Problem == "" && (where.Pool == "" || where.Pool == p.Name) {
+				total += p.AvailableBytes
+				largest = max(largest, p.AvailableBytes)
+			}
+		}
+	}
+	if err != nil && where.Host == "" || where.Host != "" && infos[where.Host].Installation == "" {
+		return 0, 0, fmt.Errorf("capacity: %w: %v", volume.ErrUnavailable, err)
+	}
+	return total, largest, nil
+}
+
+// Entry is a volume with the host it lives on.
+type Entry struct {
+	ID     volume.ID
+	Volume volume.Volume
+}
+
+// List returns every volume of every host, ordered by host and UUID, those
+// after the given one, at most limit (0 = all). A host that does not answer
+// makes the whole listing fail: left out silently, its volumes would seem
+// deleted.
+func (h *Hosts) List(ctx context.Context, after volume.ID, limit int) ([]Entry, error) {
+	var out []Entry
+	for _, name := range h.names {
+		if name < after.Host {
+			continue
+		}
+		lister, ok := h.byName[name].(volume.Lister)
+		if !ok {
+			return nil, fmt.Errorf("storage host %s cannot list: %w", name, volume.ErrUnsupported)
+		}
+		from := uuid.Nil
+		if name == after.Host {
+			from = after.UUID
+		}
+		rest := 0
+		if limit > 0 {
+			rest = limit - len(out)
+		}
+		vs, err := lister.List(ctx, from, rest)
+		if err != nil {
+			return nil, fmt.Errorf("storage host %s: %w", name, err)
+		}
+		for _, v := range vs {
+			out = append(out, Entry{volume.ID{Host: name, UUID: v.UUID}, v})
+		}
+		if limit > 0 && len(out) >= limit {
+			break
+		}
+	}
+	return out, nil
+}
+
+// each asks all hosts at once. The error joins those of the hosts that failed,
+// each with its name; the map has the answers of the others.
+func each[T any](h *Hosts, ask func(volume.Backend) (T, error)) (map[string]T, error) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	out, errs := map[string]T{}, []error{}
+	for name, b := range h.byName {
+		wg.Go(func() {
+			v, err := ask(b)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("storage host %s: %w", name, err))
+				return
+			}
+			out[name] = v
+		})
+	}
+	wg.Wait()
+	return out, errors.Join(errs...)
+}

@@ -1,0 +1,126 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// pathState is what sysfs says of the way to a staged device. It is read
+// without touching the device.
+type pathState int
+
+const (
+	// pathLive: the device is there and a controller to it is live.
+	pathLive pathState = iota
+	// pathWaiting: the device is there, no controller is live; I/O waits.
+	pathWaiting
+	// pathGone: the kernel has deleted the device, or another has its name.
+	pathGone
+)
+
+// path looks at the device that rec staged.
+func (n *Node) path(rec Record) (pathState, error) {
+	s, err := n.Sysfs.Session(rec.nqn())
+	if err != nil {
+		return 0, fmt.Errorf("session %s: %w", rec.nqn(), err)
+	}
+	return pathOf(s, rec), nil
+}
+
+func pathOf(s nvmesysfs.Snapshot, rec Record) pathState {
+	for _, ns := range s.Namespaces {
+		if !isRecorded(ns, rec) {
+			continue
+		}
+		for _, c := range s.Controllers {
+			if c.State == "live" {
+				return pathLive
+			}
+		}
+		return pathWaiting
+	}
+	return pathGone
+}
+
+// isRecorded compares name, device number and identity: any one alone may be
+// that of another volume by now.
+func isRecorded(ns nvmesysfs.Namespace, rec Record) bool {
+	id := rec.Stage.Attachment.Identity
+	return ns.Disk == rec.Disk && ns.Major == rec.Major && ns.Minor == rec.Minor && (id.NSID == 0 || ns.NSID == id.NSID)
+}
+
+// pollEvery is how often the node looks again at something that the kernel
+// announces to nobody.
+const pollEvery = 10 * time.Millisecond
+
+// until polls ok until it holds or ctx ends; what says what was waited for.
+func until(ctx context.Context, what string, ok func() (bool, error)) error {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		done, err := ok()
+		if err != nil {
+			return err
+		}
+		if done {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w (%w)", what, volume.ErrPending, ctx.Err())
+		}
+	}
+}
+
+// unmountAll takes away everything mounted at path, bounded by ctx.
+func (n *Node) unmountAll(ctx context.Context, path, disk string) error {
+	for {
+		mounts, err := n.Mounter.Mounts()
+		if err != nil {
+			return err
+		}
+		if _, ok := filesystem.MountedAt(mounts, path); !ok {
+			return nil
+		}
+		if err := n.bounded.Do(ctx, "unmount "+path+" of "+disk, func() error { return n.Mounter.Unmount(path) }); err != nil {
+			return err
+		}
+	}
+}
+
+// superblockGone waits until the file system on the record's device is dead:
+// only then has an unmount written everything.
+func (n *Node) superblockGone(ctx context.Context, rec Record) error {
+	if rec.Stage.FSType == "" || rec.Disk == "" {
+		return nil
+	}
+	return until(ctx, fmt.Sprintf("the %s file system on %s is still being written or is still used", rec.Stage.FSType, rec.Disk), func() (bool, error) {
+		if p, err := n.path(rec); err != nil || p == pathGone {
+			return p == pathGone, err
+		}
+		return n.Flusher.SuperblockGone(rec.Kind(), rec.Disk)
+	})
+}
+
+// sessionShared says whether another volume's record uses the session of rec.
+func (n *Node) sessionShared(rec Record) (bool, error) {
+	all, err := n.records.All()
+	if err != nil {
+		return false, err
+	}
+	for _, o := range all {
+		if o.Stage.VolumeID != rec.Stage.VolumeID && o.nqn() == rec.nqn() && o.BootID == n.BootID {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+var _ fabric = (*initiator.Host)(nil)

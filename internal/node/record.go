@@ -1,0 +1,71 @@
+package node
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/holdfast-csi/holdfast/internal/filesystem"
+)
+
+// Phase is how far a volume's stage has come. It is on disk before the act.
+type Phase string
+
+// The phases. Staging and Unstaging may have left anything behind; Flushed
+// means that everything written is on the storage host's side, so that only
+// taking away is left.
+const (
+	Staging   Phase = "staging"
+	Staged    Phase = "staged"
+	Unstaging Phase = "unstaging"
+	Flushed   Phase = "flushed"
+)
+
+// recordVersion grows when a record can no longer be read by older code.
+const recordVersion = 1
+
+// Record is what the node keeps of a volume.
+type Record struct {
+	Version int
+	Phase   Phase
+	// BootID tells whether mounts can still be there.
+	BootID string
+	Stage  StageRequest
+	// Disk, Major and Minor name the device that was staged: for finding what
+	// is left of it, never for finding the volume.
+	Disk, Device string
+	Major, Minor uint32
+	// Targets are the paths at which it is published, with their mode.
+	Targets map[string]Target
+}
+
+// Target is one published path.
+type Target struct{ ReadOnly bool }
+
+// Kind returns the file system kind; "" for a block volume.
+func (r Record) Kind() filesystem.Kind { return filesystem.Kind(r.Stage.FSType) }
+
+func (r Record) nqn() string { return r.Stage.Attachment.Session.NQN }
+
+func newRecord(req StageRequest, bootID string) Record {
+	return Record{Version: recordVersion, Phase: Staging, BootID: bootID, Stage: req, Targets: map[string]Target{}}
+}
+
+// sameStage says whether a record already stands for what req asks for. The
+// token is left out: it proves, it does not name.
+func sameStage(have, want StageRequest) bool {
+	return have.StagingPath == want.StagingPath && have.FSType == want.FSType && have.ReadOnly == want.ReadOnly &&
+		slices.Equal(have.MountOptions, want.MountOptions) &&
+		have.Attachment.Session.NQN == want.Attachment.Session.NQN &&
+		have.Attachment.Identity == want.Attachment.Identity
+}
+
+// BootID reads the kernel's random ID of this boot.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot ID: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}

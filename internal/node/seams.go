@@ -1,0 +1,49 @@
+package node
+
+import (
+	"context"
+
+	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// fabric is the host side of NVMe over Fabrics; *initiator.Host is the real one.
+type fabric interface {
+	EnsureSession(ctx context.Context, s initiator.Session) error
+	WaitNamespace(ctx context.Context, id initiator.Identity) (nvmesysfs.Namespace, string, error)
+	Disconnect(ctx context.Context, nqn string) error
+}
+
+// observer reads what the kernel shows of a session; nvmesysfs.FS is the real one.
+type observer interface {
+	Session(nqn string) (nvmesysfs.Snapshot, error)
+}
+
+// mounter changes and reads the mount table.
+type mounter interface {
+	Mounts() ([]filesystem.Mount, error)
+	MountDevice(device, path string, kind filesystem.Kind, options []string) error
+	Bind(source, target string, readOnly bool) error
+	Unmount(path string) error
+}
+
+// disk deals with the content of a device.
+type disk interface {
+	Probe(ctx context.Context, device string, size int64) (filesystem.Content, error)
+	AllZero(ctx context.Context, device string, size int64) (bool, error)
+	Format(ctx context.Context, device string, kind filesystem.Kind) error
+	Check(ctx context.Context, device string, kind filesystem.Kind) error
+}
+
+// flusher makes sure that what was written has arrived.
+type flusher interface {
+	Sync(path string) error
+	FlushDevice(device string) error
+	SuperblockGone(kind filesystem.Kind, disk string) (bool, error)
+	Stat(path string) (filesystem.Usage, error)
+}
+
+// Authorities finds the agent of a storage host by the host's name.
+type Authorities func(host string) (volume.FormatAuthority, error)

@@ -1,0 +1,174 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/rpcerr"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// rollbackTime bounds the clean-up after a refused stage; it does not depend
+// on how much of the caller's time is left.
+const rollbackTime = 15 * time.Second
+
+// Stage makes a volume ready for use on this node: the session, the device
+// with its identity proven, the file system, the mount. Called again it finds
+// its own work and changes nothing.
+func (n *Node) Stage(ctx context.Context, req StageRequest) error {
+	if err := req.validate(); err != nil {
+		return err
+	}
+	release, err := n.volumes.Lock(req.VolumeID, "stage")
+	if err != nil {
+		return err
+	}
+	defer release()
+	return n.stage(ctx, req)
+}
+
+func (n *Node) stage(ctx context.Context, req StageRequest) error {
+	rec, err := n.records.Get(req.VolumeID)
+	switch {
+	case errors.Is(err, volume.ErrNotFound):
+		rec = newRecord(req, n.BootID)
+	case err != nil:
+		return err
+	default:
+		done, err := n.settle(ctx, &rec, req)
+		if done || err != nil {
+			return err
+		}
+	}
+	if err := n.records.Put(req.VolumeID, rec); err != nil {
+		return err
+	}
+	if err := n.attach(ctx, &rec); err != nil {
+		return n.refuse(ctx, rec, err)
+	}
+	return nil
+}
+
+// settle compares what the record says with what is asked, and clears away
+// what stands in the way. done means that the stage stands already.
+func (n *Node) settle(ctx context.Context, rec *Record, req StageRequest) (done bool, err error) {
+	have, want := rec.Stage.Attachment.Generation(), req.Attachment.Generation()
+	switch {
+	case have > want:
+		return false, fmt.Errorf("volume %s: generation %d is staged and this call carries %d: it is out of date: %w", req.VolumeID, have, want, volume.ErrUnavailable)
+	case rec.BootID != n.BootID:
+		// Nothing of an earlier boot is left but the record.
+	case have < want:
+		if err := n.bury(ctx, *rec); err != nil {
+			return false, fmt.Errorf("volume %s: clear away ended generation %d: %w", req.VolumeID, have, err)
+		}
+	case rec.Phase == Unstaging || rec.Phase == Flushed:
+		if err := n.unstage(ctx, *rec); err != nil {
+			return false, fmt.Errorf("volume %s: finish the unstage that was begun: %w", req.VolumeID, err)
+		}
+	case !sameStage(rec.Stage, req):
+		return false, fmt.Errorf("volume %s is staged at %s as %q: unstage it before staging it differently: %w", req.VolumeID, rec.Stage.StagingPath, rec.Stage.FSType, volume.ErrExists)
+	default:
+		return n.resume(ctx, rec, req)
+	}
+	*rec = newRecord(req, n.BootID)
+	return false, nil
+}
+
+// resume looks at a stage of the same generation: whole, half-done or dead.
+func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done bool, err error) {
+	if rec.Phase == Staged {
+		whole, err := n.stands(*rec)
+		if whole || err != nil {
+			return whole, err
+		}
+		n.Log.Warn("the stage of a volume is dead, staging it again", "volume", req.VolumeID, "disk", rec.Disk)
+	}
+	if err := n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk); err != nil {
+		return false, err
+	}
+	targets := rec.Targets
+	*rec = newRecord(req, n.BootID)
+	rec.Targets = targets
+	return false, nil
+}
+
+// stands says whether the staged device is still that of the record and, for a
+// file system, mounted where it should be.
+func (n *Node) stands(rec Record) (bool, error) {
+	path, err := n.path(rec)
+	if err != nil || path == pathGone {
+		return false, err
+	}
+	if rec.Stage.FSType == "" {
+		return true, nil
+	}
+	mounts, err := n.Mounter.Mounts()
+	if err != nil {
+		return false, err
+	}
+	m, ok := filesystem.MountedAt(mounts, rec.Stage.StagingPath)
+	return ok && m.Major == rec.Major && m.Minor == rec.Minor, nil
+}
+
+// attach carries a stage from its record to the end.
+func (n *Node) attach(ctx context.Context, rec *Record) error {
+	at := rec.Stage.Attachment
+	release, err := n.sessions.share(ctx, at.Session.NQN)
+	if err != nil {
+		return err
+	}
+	defer release()
+	status := n.askAhead(ctx, at)
+	if err := n.Fabric.EnsureSession(ctx, at.Session); err != nil {
+		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
+	}
+	ns, device, err := n.Fabric.WaitNamespace(ctx, at.Identity)
+	if err != nil {
+		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
+	}
+	rec.Disk, rec.Device, rec.Major, rec.Minor = ns.Disk, device, ns.Major, ns.Minor
+	if rec.Stage.FSType != "" {
+		if err := n.mount(ctx, rec, ns.SizeBytes, status); err != nil {
+			return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
+		}
+	}
+	rec.Phase = Staged
+	return n.records.Put(rec.Stage.VolumeID, *rec)
+}
+
+func (n *Node) mount(ctx context.Context, rec *Record, size int64, status <-chan statusAnswer) error {
+	// The device is on record before anything is mounted from it.
+	if err := n.records.Put(rec.Stage.VolumeID, *rec); err != nil {
+		return err
+	}
+	if err := n.prepare(ctx, *rec, size, status); err != nil {
+		return err
+	}
+	options := rec.Stage.MountOptions
+	if rec.Stage.ReadOnly {
+		options = append([]string{"ro"}, options...)
+	}
+	return n.bounded.Do(ctx, "mount "+rec.Stage.StagingPath, func() error {
+		return n.Mounter.MountDevice(rec.Device, rec.Stage.StagingPath, rec.Kind(), options)
+	})
+}
+
+// refuse decides what is left after a stage that failed. An uncertain error
+// keeps the record, because the kubelet will call again. A final one makes the
+// kubelet forget the stage and never unstage it, so everything is taken back
+// first; if that fails too, the answer must not be final.
+func (n *Node) refuse(ctx context.Context, rec Record, cause error) error {
+	if !rpcerr.Final(cause) {
+		return cause
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTime)
+	defer cancel()
+	if err := n.takeDown(ctx, rec); err != nil {
+		return fmt.Errorf("%v; taking the stage back: %v: %w", cause, err, volume.ErrPending)
+	}
+	return cause
+}

@@ -1,0 +1,92 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// statTime bounds one look at a file system: a path may die between the look
+// at sysfs and the look at the disk.
+const statTime = 2 * time.Second
+
+// State is what the path to a volume is like.
+type State string
+
+// The states. Reconnecting is an outage: I/O waits and nothing is lost. Lost
+// means that the kernel has deleted the device.
+const (
+	Connected    State = "Connected"
+	Reconnecting State = "Reconnecting"
+	Lost         State = "Lost"
+)
+
+// Condition is a state in words.
+type Condition struct {
+	State   State
+	Message string
+}
+
+var conditions = map[pathState]Condition{
+	pathLive:    {Connected, "connected"},
+	pathWaiting: {Reconnecting, "reconnecting: the storage host does not answer, I/O waits and nothing is lost"},
+	pathGone:    {Lost, "lost: the kernel has deleted the device; what was synced is safe, and the pod has to be started again"},
+}
+
+// Condition reads sysfs only.
+func (n *Node) Condition(_ context.Context, volumeID string) (Condition, error) {
+	rec, err := n.records.Get(volumeID)
+	if err != nil {
+		return Condition{}, err
+	}
+	p, err := n.path(rec)
+	return conditions[p], err
+}
+
+// Stats is the fill of a published volume, looked at without waiting for it:
+// sysfs first, and the file system only over a live path and for two seconds
+// at most. Usage is nil while the path is away; for a block volume only
+// TotalBytes is set.
+func (n *Node) Stats(ctx context.Context, volumeID, path string) (*filesystem.Usage, error) {
+	rec, err := n.records.Get(volumeID)
+	if err != nil {
+		return nil, err
+	}
+	if _, published := rec.Targets[path]; !published && path != rec.Stage.StagingPath {
+		return nil, fmt.Errorf("volume %s is not at %s: %w", volumeID, path, volume.ErrNotFound)
+	}
+	p, err := n.path(rec)
+	switch {
+	case err != nil:
+		return nil, err
+	case p != pathLive:
+		return nil, nil
+	case rec.Stage.FSType == "":
+		return &filesystem.Usage{TotalBytes: rec.Stage.Attachment.Identity.SizeBytes}, nil
+	}
+	return n.usage(ctx, path), nil
+}
+
+func (n *Node) usage(ctx context.Context, path string) *filesystem.Usage {
+	ctx, cancel := context.WithTimeout(ctx, statTime)
+	defer cancel()
+	result := make(chan filesystem.Usage, 1)
+	err := n.bounded.Do(ctx, "statfs "+path, func() error {
+		u, err := n.Flusher.Stat(path)
+		result <- u
+		return err
+	})
+	if err != nil {
+		n.Log.Warn("no usage of a volume: its file system does not answer", "path", path, "err", err)
+		return nil
+	}
+	select {
+	case u := <-result:
+		return &u
+	default: // another caller's look was joined, and that caller took the figures
+		return nil
+	}
+}

@@ -1,0 +1,142 @@
+// Package watch keeps the sessions of staged volumes as eager as their class
+// asks: it looks at sysfs four times a second, because the kernel announces no
+// loss, and holds the reconnect delay at one second.
+//
+// It makes no connection and repairs no device; it reads attributes and writes
+// two of them. What it decides is a pure function of what it saw.
+package watch
+
+import (
+	"context"
+	"log/slog"
+	"strconv"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/pkg/nvme"
+)
+
+// Every is how often sysfs is looked at.
+const Every = 250 * time.Millisecond
+
+// eagerDelay is the reconnect delay of an eager session, in seconds. Zero would
+// make the kernel spin, and divide by zero at the next write of ctrl_loss_tmo.
+const eagerDelay = 1
+
+// Session is what the watch has to know of one.
+type Session struct {
+	NQN    string
+	Config nvme.ConnectionConfig
+	Eager  bool
+}
+
+// Watch is the loop.
+type Watch struct {
+	// Sessions returns those of the volumes that are staged now.
+	Sessions func() ([]Session, error)
+	Sysfs    nvmesysfs.FS
+	Log      *slog.Logger
+
+	states map[string]string // controller to the state last logged; only the loop touches it
+}
+
+// Run loops until ctx ends. Ending changes nothing: the kernel goes on alone.
+func (w *Watch) Run(ctx context.Context) {
+	w.states = map[string]string{}
+	tick := time.NewTicker(Every)
+	defer tick.Stop()
+	for {
+		w.once()
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (w *Watch) once() {
+	sessions, err := w.Sessions()
+	if err != nil {
+		w.Log.Error("the watch cannot read the volume records", "err", err)
+		return
+	}
+	if len(sessions) == 0 {
+		return
+	}
+	s, err := w.Sysfs.Snapshot()
+	if err != nil {
+		w.Log.Error("the watch cannot read sysfs", "err", err)
+		return
+	}
+	w.say(s, sessions)
+	for _, o := range decide(s, sessions) {
+		if err := w.Sysfs.WriteControl(o.controller, o.attribute, strconv.Itoa(o.value)); err != nil {
+			w.Log.Debug("a controller did not take a setting; it is written again at the next look", "controller", o.controller, "attribute", o.attribute, "err", err)
+		}
+	}
+}
+
+// say logs each change of state once.
+func (w *Watch) say(s nvmesysfs.Snapshot, sessions []Session) {
+	ours := map[string]bool{}
+	for _, x := range sessions {
+		ours[x.NQN] = true
+	}
+	seen := map[string]string{}
+	for _, c := range s.Controllers {
+		if !ours[c.NQN] {
+			continue
+		}
+		seen[c.Name] = c.State
+		before, known := w.states[c.Name]
+		switch {
+		case before == c.State:
+		case c.State == "live" && known:
+			w.Log.Info("session is back, I/O goes on", "nqn", c.NQN, "controller", c.Name)
+		case c.State == "connecting":
+			w.Log.Warn("session is lost, I/O waits while the kernel reconnects", "nqn", c.NQN, "controller", c.Name, "portal", c.Traddr+":"+c.Trsvcid)
+		}
+	}
+	for name := range w.states {
+		if _, ok := seen[name]; !ok {
+			w.Log.Warn("controller is gone", "controller", name)
+		}
+	}
+	w.states = seen
+}
+
+// order is one attribute to be written.
+type order struct {
+	controller, attribute string
+	value                 int
+}
+
+// decide compares the delays that the kernel has with those wanted. The kernel
+// keeps ctrl_loss_tmo as a number of attempts computed with the delay of that
+// moment, so a change of the delay is followed by writing it again: otherwise
+// 600 s set at delay 5 would be over after 120 s at delay 1.
+func decide(s nvmesysfs.Snapshot, sessions []Session) []order {
+	want := map[string]Session{}
+	for _, x := range sessions {
+		want[x.NQN] = x
+	}
+	var out []order
+	for _, c := range s.Controllers {
+		x, ok := want[c.NQN]
+		if !ok || c.State != "live" && c.State != "connecting" && c.State != "resetting" {
+			continue
+		}
+		delay := x.Config.ReconnectDelay
+		if x.Eager {
+			delay = eagerDelay
+		}
+		if delay > 0 && c.ReconnectDelay != delay {
+			out = append(out, order{c.Name, "reconnect_delay", delay})
+			if x.Config.CtrlLossTmo > 0 {
+				out = append(out, order{c.Name, "ctrl_loss_tmo", x.Config.CtrlLossTmo})
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,80 @@
+package driver
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/holdfast-csi/holdfast/internal/backend"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// Class keys beside those of the connection (params.go).
+const (
+	paramHost  = "host"  // storage host, by its name in the hosts file
+	paramPool  = "pool"  // pool on the storage host
+	paramGuard = "guard" // what holds I/O when the device goes: auto or kernel
+)
+
+// sidecarPrefix marks what the sidecars add (PVC name and so on): not ours to judge.
+const sidecarPrefix = "csi.storage.k8s.io/"
+
+// maxManagedKeepAlive bounds keepAliveTmo for volumes of our own pools, in
+// seconds: withdrawing a namespace may have to wait for it, and a fence must
+// not wait longer than a pod's patience.
+const maxManagedKeepAlive = 30
+
+// Class is a StorageClass as the controller understands it.
+type Class struct {
+	Where      backend.Placement
+	Connection NVMEConnectionParams
+	Guard      string
+}
+
+// ParseClass reads the parameters of a StorageClass. A key that is not known
+// is refused: misspelt, it would be a setting that silently does nothing.
+func ParseClass(params map[string]string) (Class, error) {
+	known := append(ConnectionKeys(), paramHost, paramPool, paramGuard)
+	for k, v := range params {
+		if !slices.Contains(known, k) && !strings.HasPrefix(k, sidecarPrefix) {
+			slices.Sort(known)
+			return Class{}, fmt.Errorf("parameter %q (value %q) is not known; known are %s: %w", k, v, strings.Join(known, ", "), volume.ErrInvalid)
+		}
+	}
+	conn, err := ParseNVMEConnectionParams(params)
+	if err != nil {
+		return Class{}, err
+	}
+	if conn.KeepAliveTmo > maxManagedKeepAlive {
+		return Class{}, fmt.Errorf("parameter %s: value %d: at most %d, because withdrawing a volume from a node may have to wait that long: %w", paramKeepAliveTmo, conn.KeepAliveTmo, maxManagedKeepAlive, volume.ErrInvalid)
+	}
+	c := Class{Where: backend.Placement{Host: params[paramHost], Pool: params[paramPool]}, Connection: conn, Guard: params[paramGuard]}
+	for what, name := range map[string]string{paramHost: c.Where.Host, paramPool: c.Where.Pool} {
+		if name == "" {
+			continue
+		}
+		if err := volume.ValidateName("parameter "+what, name, volume.MaxHostName); err != nil {
+			return Class{}, err
+		}
+	}
+	return c, c.checkGuard()
+}
+
+func (c *Class) checkGuard() error {
+	switch c.Guard {
+	case "":
+		c.Guard = "auto"
+		return nil
+	case "auto", "kernel":
+		return nil
+	default:
+		return fmt.Errorf("parameter %s: value %q: want auto or kernel: %w", paramGuard, c.Guard, volume.ErrInvalid)
+	}
+}
+
+// volumeContext is what travels with the volume to the node.
+func (c Class) volumeContext() map[string]string {
+	ctx := ToVolumeContext(c.Connection)
+	ctx[paramGuard] = c.Guard
+	return ctx
+}

@@ -1,0 +1,51 @@
+package app
+
+import (
+	"context"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-csi/holdfast/internal/config"
+	"github.com/holdfast-csi/holdfast/pkg/driver"
+)
+
+type controllerOptions struct {
+	logOptions
+	endpoint, hosts string
+}
+
+func newControllerCommand() *cobra.Command {
+	var o controllerOptions
+	cmd := &cobra.Command{
+		Use:   "controller",
+		Short: "Serve the CSI controller: provision and publish volumes of the storage hosts",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return runController(cmd.Context(), o) },
+	}
+	o.addFlags(cmd)
+	cmd.Flags().StringVar(&o.endpoint, "csi-endpoint", "unix:///csi/csi.sock", "socket on which CSI is served")
+	cmd.Flags().StringVar(&o.hosts, "hosts", defaultHostsFile, "file that names the storage hosts")
+	return cmd
+}
+
+func runController(ctx context.Context, o controllerOptions) error {
+	log := o.logger("controller")
+	cluster, err := config.Load(o.hosts)
+	if err != nil {
+		return err
+	}
+	clients, err := dialHosts(cluster)
+	if err != nil {
+		return err
+	}
+	l, err := listenUnix(o.endpoint)
+	if err != nil {
+		return err
+	}
+	s := newCSIServer(log)
+	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true})
+	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: cluster.ClusterID})
+	log.Info("serving", "endpoint", o.endpoint, "hosts", len(clients), "version", Version)
+	return serve(ctx, s, l)
+}

@@ -1,0 +1,159 @@
+package app
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast-csi/holdfast/internal/command"
+	"github.com/holdfast-csi/holdfast/internal/config"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+	"github.com/holdfast-csi/holdfast/internal/kmod"
+	"github.com/holdfast-csi/holdfast/internal/node"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/statefile"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+	"github.com/holdfast-csi/holdfast/internal/watch"
+	"github.com/holdfast-csi/holdfast/pkg/driver"
+)
+
+type nodeOptions struct {
+	logOptions
+	endpoint, hosts, name, stateDir, machineID, connect string
+}
+
+const defaultNodeState = "/var/lib/holdfast/node"
+
+func newNodeCommand() *cobra.Command {
+	var o nodeOptions
+	cmd := &cobra.Command{
+		Use:   "node",
+		Short: "Serve the CSI node: connect, format, mount, and keep volumes alive",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return runNode(cmd.Context(), o) },
+	}
+	o.addFlags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&o.endpoint, "csi-endpoint", "unix:///csi/csi.sock", "socket on which CSI is served")
+	f.StringVar(&o.hosts, "hosts", defaultHostsFile, "file that names the storage hosts")
+	f.StringVar(&o.name, "node-name", os.Getenv("NODE_NAME"), "name of this node; the variable NODE_NAME by default")
+	f.StringVar(&o.stateDir, "state-dir", defaultNodeState, "directory for the records of staged volumes; it must survive a reboot")
+	f.StringVar(&o.machineID, "machine-id-file", "/etc/machine-id", "file with the ID of this machine")
+	f.StringVar(&o.connect, "connect", "fabrics", "how to connect: fabrics (write /dev/nvme-fabrics) or nvme-cli (run nvme connect)")
+	return cmd
+}
+
+func runNode(ctx context.Context, o nodeOptions) error {
+	log := o.logger("node")
+	cluster, err := config.Load(o.hosts)
+	if err != nil {
+		return err
+	}
+	clients, err := dialHosts(cluster)
+	if err != nil {
+		return err
+	}
+	identity, err := identify(o.name, o.machineID, o.stateDir, cluster.ClusterID)
+	if err != nil {
+		return err
+	}
+	if err := kmod.Load(ctx, command.Exec{}, "nvme-tcp"); err != nil {
+		return err
+	}
+	flow, err := newFlow(o.stateDir, o.connect, authorities(clients), log)
+	if err != nil {
+		return err
+	}
+	l, err := listenUnix(o.endpoint)
+	if err != nil {
+		return err
+	}
+	go newWatch(flow, log).Run(ctx)
+	s := newCSIServer(log)
+	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
+	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow})
+	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
+	return serve(ctx, s, l)
+}
+
+// newFlow builds the node workflows on the running kernel.
+func newFlow(stateDir, connect string, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
+	fs := nvmesysfs.Default()
+	var connector initiator.Connector
+	switch connect {
+	case "fabrics":
+		connector = initiator.NewFabrics(fs)
+	case "nvme-cli":
+		connector = initiator.NewCLI(command.Exec{})
+	default:
+		return nil, fmt.Errorf("connect: value %q: want fabrics or nvme-cli: %w", connect, volume.ErrInvalid)
+	}
+	if on, err := fs.MultipathEnabled(); err == nil && !on {
+		log.Warn("native NVMe multipath is off (nvme_core.multipath=N): I/O is held while a path is away, but a path that the kernel gives up takes its device with it")
+	}
+	boot, err := node.BootID()
+	if err != nil {
+		return nil, err
+	}
+	system := node.System{SysRoot: fs.Sys, Run: command.Exec{}}
+	return node.New(node.Options{
+		StateDir: stateDir, BootID: boot, Fabric: initiator.New(initiator.Options{FS: fs, Connector: connector}),
+		Sysfs: fs, Mounter: system, Disk: system, Flusher: system, Authorities: ask, Log: log,
+	})
+}
+
+// newWatch watches the sessions of what flow has staged.
+func newWatch(flow *node.Node, log *slog.Logger) *watch.Watch {
+	return &watch.Watch{Sysfs: nvmesysfs.Default(), Log: log.With("component", "watch"), Sessions: func() ([]watch.Session, error) {
+		records, err := flow.Records()
+		out := make([]watch.Session, 0, len(records))
+		for _, r := range records {
+			at := r.Stage.Attachment
+			out = append(out, watch.Session{NQN: at.Session.NQN, Config: at.Session.Config, Eager: at.Eager})
+		}
+		return out, err
+	}}
+}
+
+// identify builds the node's identity. The installation is made once and kept
+// with the records: an image that was cloned before it was made is two nodes.
+func identify(name, machineIDFile, stateDir, clusterID string) (driver.NodeIdentity, error) {
+	if name == "" {
+		return driver.NodeIdentity{}, fmt.Errorf("node-name is empty: set the flag or the variable NODE_NAME: %w", volume.ErrInvalid)
+	}
+	b, err := os.ReadFile(machineIDFile)
+	if err != nil {
+		return driver.NodeIdentity{}, fmt.Errorf("machine-id-file: %w", err)
+	}
+	installation, err := installationOf(stateDir)
+	if err != nil {
+		return driver.NodeIdentity{}, err
+	}
+	id, err := volume.NodeID(name, strings.TrimSpace(string(b)), installation)
+	if err != nil {
+		return driver.NodeIdentity{}, err
+	}
+	nqn, hostID := volume.HostIdentity(clusterID, id)
+	return driver.NodeIdentity{NodeID: id, HostNQN: nqn, HostID: hostID}, nil
+}
+
+func installationOf(stateDir string) (string, error) {
+	dir, err := statefile.Open[string](filepath.Join(stateDir, "installation"))
+	if err != nil {
+		return "", err
+	}
+	id, err := dir.Get("id")
+	if errors.Is(err, volume.ErrNotFound) {
+		id = rand.Text()
+		err = dir.Put("id", id)
+	}
+	return id, err
+}

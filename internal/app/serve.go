@@ -1,0 +1,93 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+
+	"github.com/holdfast-csi/holdfast/internal/rpcerr"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// stopTime is how long calls under way may take to end when the process is
+// told to stop. What hangs on a dead path does not hold it up.
+const stopTime = 5 * time.Second
+
+// serve runs a gRPC server on l until ctx ends.
+func serve(ctx context.Context, s *grpc.Server, l net.Listener) error {
+	failed := make(chan error, 1)
+	go func() { failed <- s.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	ended := make(chan struct{})
+	go func() { s.GracefulStop(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(stopTime):
+		s.Stop()
+	}
+	return nil
+}
+
+// maxSocketPath is what sockaddr_un holds (unix(7)), without the NUL.
+const maxSocketPath = 107
+
+// listenUnix listens on an endpoint as CSI writes them, unix:///path. A socket
+// that an earlier process left is replaced; one that somebody serves is not.
+func listenUnix(endpoint string) (net.Listener, error) {
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "unix" || u.Host != "" || !filepath.IsAbs(u.Path) {
+		return nil, fmt.Errorf("csi-endpoint: value %q: want unix:///absolute/path: %w", endpoint, volume.ErrInvalid)
+	}
+	if len(u.Path) > maxSocketPath {
+		return nil, fmt.Errorf("csi-endpoint: value %q: the path has %d bytes, a socket's at most %d: %w", endpoint, len(u.Path), maxSocketPath, volume.ErrInvalid)
+	}
+	if err := os.MkdirAll(filepath.Dir(u.Path), 0o755); err != nil {
+		return nil, fmt.Errorf("csi-endpoint: %w", err)
+	}
+	if c, err := net.DialTimeout("unix", u.Path, time.Second); err == nil {
+		return nil, errors.Join(fmt.Errorf("csi-endpoint: value %q: another process serves it: %w", endpoint, volume.ErrPrecondition), c.Close())
+	}
+	if err := os.Remove(u.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("csi-endpoint: %w", err)
+	}
+	l, err := net.Listen("unix", u.Path)
+	if err != nil {
+		return nil, fmt.Errorf("csi-endpoint: %w", err)
+	}
+	return l, nil
+}
+
+// newCSIServer returns a gRPC server whose one interceptor makes the codes and
+// logs each failed call once.
+func newCSIServer(log *slog.Logger) *grpc.Server {
+	return grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		began := time.Now()
+		resp, err := next(ctx, req)
+		call := log.With("method", filepath.Base(info.FullMethod), "took", time.Since(began).Round(time.Millisecond))
+		if v, ok := req.(interface{ GetVolumeId() string }); ok {
+			call = call.With("volume", v.GetVolumeId())
+		}
+		switch {
+		case err == nil:
+			call.Debug("call")
+		case rpcerr.Code(err) == codes.Aborted:
+			call.Info("call put off", "err", err)
+		default:
+			call.Warn("call failed", "code", rpcerr.Code(err).String(), "err", err)
+		}
+		return resp, rpcerr.ToStatus(err)
+	}))
+}

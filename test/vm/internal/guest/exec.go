@@ -1,0 +1,195 @@
+//go:build linux
+
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/test/vm/internal/wire"
+)
+
+// outputGrace is how long output is still read after a program has ended but left its output to a child.
+const outputGrace = time.Second
+
+// command prepares a program in a session of its own, so that it can be signalled with all its children.
+func command(req wire.Request) (*exec.Cmd, error) {
+	if len(req.Argv) == 0 {
+		return nil, errors.New("no program named")
+	}
+	cmd := exec.Command(req.Argv[0], req.Argv[1:]...)
+	cmd.Env = append([]string{"PATH=" + searchPath, "HOME=/root", "LC_ALL=C", "TERM=dumb", "USER=root"}, req.Env...)
+	cmd.Dir = req.Dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd, nil
+}
+
+// run carries out an exec request. It returns when the program has ended.
+func run(conn *wire.Conn, req wire.Request) (wire.Result, error) {
+	cmd, err := command(req)
+	if err != nil {
+		return wire.Result{}, err
+	}
+	cmd.Stdout, cmd.Stderr = conn.Writer(wire.Data), conn.Writer(wire.Stderr)
+	cmd.WaitDelay = outputGrace
+	var stdin io.WriteCloser
+	if req.Stdin {
+		if stdin, err = cmd.StdinPipe(); err != nil {
+			return wire.Result{}, err
+		}
+	}
+	if err := cmd.Start(); err != nil {
+		return wire.Result{}, err
+	}
+	go feed(conn, stdin, cmd.Process.Pid)
+	return exitResult(cmd, cmd.Wait())
+}
+
+// feed passes stdin on and kills the program's process group when the connection goes. It ends with the connection,
+// which the caller closes after the Result.
+func feed(conn *wire.Conn, stdin io.WriteCloser, pid int) {
+	closeStdin := func() {
+		if stdin != nil {
+			stdin.Close()
+			stdin = nil
+		}
+	}
+	defer closeStdin()
+	for {
+		t, payload, err := conn.ReadFrame()
+		switch {
+		case err != nil:
+			_ = unix.Kill(-pid, unix.SIGKILL) // ESRCH when all have ended
+			return
+		case t == wire.EOF:
+			closeStdin()
+		case t == wire.Data && stdin != nil:
+			if _, err := stdin.Write(payload); err != nil {
+				closeStdin() // the program reads no more, which is its right
+			}
+		}
+	}
+}
+
+// exitResult turns what Wait returned into a Result; ending with a non-zero code is no error of the request.
+func exitResult(cmd *exec.Cmd, err error) (wire.Result, error) {
+	if cmd.ProcessState == nil {
+		return wire.Result{}, fmt.Errorf("wait for %s: %w", cmd.Path, err)
+	}
+	status, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
+	if !ok {
+		return wire.Result{}, fmt.Errorf("%s: unknown kind of exit status", cmd.Path)
+	}
+	res := wire.Result{Pid: cmd.ProcessState.Pid(), Exit: status.ExitStatus()}
+	if status.Signaled() {
+		res.Exit = 128 + int(status.Signal())
+	}
+	return res, nil
+}
+
+// proc is a program in the background.
+type proc struct {
+	pid  int
+	done chan struct{} // closed when it has ended; res is set before
+	res  wire.Result
+}
+
+func (s *server) start(req wire.Request) (wire.Result, error) {
+	cmd, err := command(req)
+	if err != nil {
+		return wire.Result{}, err
+	}
+	if err := os.MkdirAll("/var/log", 0o755); err != nil {
+		return wire.Result{}, err
+	}
+	log, err := os.OpenFile("/var/log/"+req.Name+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return wire.Result{}, err
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		return wire.Result{}, err
+	}
+	p := &proc{pid: cmd.Process.Pid, done: make(chan struct{})}
+	s.mu.Lock()
+	s.lastID++
+	id := s.lastID
+	s.procs[id] = p
+	s.mu.Unlock()
+	go func() {
+		defer close(p.done)
+		res, err := exitResult(cmd, cmd.Wait())
+		if err != nil {
+			res = failure(err)
+		}
+		p.res = res
+	}()
+	return wire.Result{ID: id, Pid: p.pid}, nil
+}
+
+func (s *server) find(id int) (*proc, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, ok := s.procs[id]
+	if !ok {
+		return nil, fmt.Errorf("no program was started under id %d", id)
+	}
+	return p, nil
+}
+
+// signal reaches the whole process group. A program that has ended is left in peace: its group may be another's.
+func (s *server) signal(req wire.Request) (wire.Result, error) {
+	p, err := s.find(req.ID)
+	if err != nil {
+		return wire.Result{}, err
+	}
+	select {
+	case <-p.done:
+		return wire.Result{}, unix.ESRCH
+	default:
+	}
+	if err := unix.Kill(-p.pid, syscall.Signal(req.Signal)); err != nil {
+		return wire.Result{}, err
+	}
+	return wire.Result{Pid: p.pid}, nil
+}
+
+func (s *server) status(req wire.Request) (wire.Result, error) {
+	p, err := s.find(req.ID)
+	if err != nil {
+		return wire.Result{}, err
+	}
+	select {
+	case <-p.done:
+		return p.res, nil
+	default:
+		return wire.Result{Pid: p.pid, Running: true}, nil
+	}
+}
+
+// wait answers when the program has ended, or gives up with the connection.
+func (s *server) wait(conn *wire.Conn, req wire.Request) (wire.Result, error) {
+	p, err := s.find(req.ID)
+	if err != nil {
+		return wire.Result{}, err
+	}
+	gone := make(chan error, 1)
+	go func() {
+		_, _, err := conn.ReadFrame()
+		gone <- err
+	}()
+	select {
+	case <-p.done:
+		return p.res, nil
+	case <-gone:
+		return wire.Result{}, errors.New("the harness stopped waiting")
+	}
+}

@@ -94,7 +94,7 @@ func (w *Watch) say(s nvmesysfs.Snapshot, sessions []Session) {
 		case before == c.State:
 		case c.State == "live" && known:
 			w.Log.Info("session is back, I/O goes on", "nqn", c.NQN, "controller", c.Name)
-		case c.State == "connecting":
+		case c.State == "connecting" && known:
 			w.Log.Warn("session is lost, I/O waits while the kernel reconnects", "nqn", c.NQN, "controller", c.Name, "portal", c.Traddr+":"+c.Trsvcid)
 		}
 	}

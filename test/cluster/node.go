@@ -52,7 +52,7 @@ func (c *Cluster) join(ctx context.Context, n *Node) error {
 // StartPlugin starts the node plugin and waits until it answers.
 func (n *Node) StartPlugin(ctx context.Context) (err error) {
 	n.plugin, err = n.Start(ctx, "node", binPath, "node", "--node-name", n.Name(), "--state-dir", stateDir, "--hosts", hostsFile,
-		"--connect", n.cluster.connect, "--csi-endpoint", "unix:///csi/csi.sock", "--log-debug")
+		"--connect", n.cluster.connect, "--csi-endpoint", "unix:///csi/csi.sock")
 	if err != nil {
 		return err
 	}
@@ -88,4 +88,10 @@ func (n *Node) PluginLog(ctx context.Context) string {
 		return err.Error()
 	}
 	return text
+}
+
+// Terminate sends SIGTERM to every process of that name in the machine.
+func (n *Node) Terminate(ctx context.Context, name string) error {
+	_, err := n.Shell(ctx, fmt.Sprintf(`for p in /proc/[0-9]*; do if [ "$(cat $p/comm 2>/dev/null)" = %s ]; then kill -TERM ${p#/proc/}; fi; done`, name))
+	return err
 }

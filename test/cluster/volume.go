@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path"
+	"strings"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 )
@@ -156,4 +157,10 @@ func (c *Cluster) Drop(ctx context.Context, v *Volume, n *Node) error {
 		}
 	}
 	return nil
+}
+
+// UUID is the part of the volume ID that names the volume on its storage host.
+func (v *Volume) UUID() string {
+	_, id, _ := strings.Cut(v.ID, ":")
+	return id
 }

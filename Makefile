@@ -1,0 +1,64 @@
+# Holdfast. `make help` lists the targets.
+SHELL := /bin/bash
+GO ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X github.com/holdfast-csi/holdfast/internal/app.Version=$(VERSION)
+# Kernel series that the machine tests run on.
+KERNELS ?= 6.12 6.1
+FUZZTIME ?= 30s
+GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
+PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+# Packages with tests that need a kernel with NVMe/TCP target and host.
+KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
+
+.PHONY: help build demo test unit kernel e2e lint fmt generate bench fuzz deps clean
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+
+build: ## compile bin build/bin/holdfast
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o build/bin/holdfast ./cmd/holdfast
+
+deps: ## install what machines and tests need, by the system's package manager
+	./hack/install-deps
+
+demo: deps ## boot two machines and see volumes survive outages
+	$(GO) run ./test/cmd/demo
+
+test: deps ## everything that proves the code: unit, csi-sanity, fuzz seeds, real kernels
+	$(MAKE) --no-print-directory unit kernel e2e
+
+unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the race detector
+	$(GO) vet ./... && $(GO) vet -tags vm ./test/... && $(GO) vet -tags kernel ./internal/...
+	$(GO) test -race ./...
+
+kernel: deps ## tests of single packages inside a machine, on every kernel of KERNELS
+	$(GO) run ./test/vm/cmd/vmrun -kernel $(shell echo $(KERNELS) | tr ' ' ,) -packages "$(KERNEL_PACKAGES)"
+
+e2e: deps ## tests of the whole product in machines, on every kernel of KERNELS
+	@for k in $(KERNELS); do \
+	  echo "== end to end on Linux $$k"; \
+	  HOLDFAST_KERNEL=$$k $(GO) test -tags vm -count=1 -timeout 40m ./test/e2e/ || exit 1; \
+	done
+
+bench: deps ## stage and publish against the bare sequence of a shell, as ratios
+	$(GO) run ./test/cmd/bench
+
+fuzz: ## every fuzz target for FUZZTIME
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r d; do \
+	  for f in $$(grep -h -o '^func Fuzz[A-Za-z0-9_]*' $$d/*_test.go | sed 's/func //'); do \
+	    echo "== $$d $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$d || exit 1; done; done
+
+lint: ## golangci-lint, the version pinned here
+	$(GO) run $(GOLANGCI) run ./...
+
+fmt: ## gofmt
+	gofmt -w $$(git ls-files '*.go')
+
+generate: ## regenerate the gRPC contract (needs protoc)
+	GOBIN=$(CURDIR)/build/tools $(GO) install $(PROTOC_GEN_GO)
+	GOBIN=$(CURDIR)/build/tools $(GO) install $(PROTOC_GEN_GRPC)
+	PATH=$(CURDIR)/build/tools:$$PATH $(GO) generate ./internal/agent/agentpb
+
+clean: ## remove build/ but for downloaded kernels
+	find build -mindepth 1 -maxdepth 1 ! -name cache -exec rm -rf {} +

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+)
+
+// memory of the node plugin, in MiB.
+type memory struct {
+	RSSMiB  float64 `json:"rss_mib"`
+	AnonMiB float64 `json:"anon_mib"`
+}
+
+// result holds seconds, one element a sample.
+type result struct {
+	Kernel string `json:"kernel"`
+	Accel  string `json:"accel"`
+
+	FloorFresh          []float64 `json:"shell_fresh_s"`
+	FloorFormatted      []float64 `json:"shell_formatted_s"`
+	FloorTeardown       []float64 `json:"shell_teardown_s"`
+	FloorBurstFresh     float64   `json:"shell_ten_fresh_s"`
+	FloorBurstFormatted float64   `json:"shell_ten_formatted_s"`
+
+	FirstFresh         []float64 `json:"first_fresh_s"`
+	FirstFormatted     []float64 `json:"first_formatted_s"`
+	TwentiethFresh     []float64 `json:"twentieth_fresh_s"`
+	TwentiethFormatted []float64 `json:"twentieth_formatted_s"`
+	Teardown           []float64 `json:"teardown_s"`
+	TeardownShared     []float64 `json:"teardown_shared_session_s"`
+	BurstFresh         float64   `json:"ten_fresh_s"`
+	BurstFormatted     float64   `json:"ten_formatted_s"`
+	Idle               memory    `json:"memory_idle"`
+	Loaded             memory    `json:"memory_19_volumes"`
+}
+
+func (b *bench) print(w io.Writer) {
+	r := b.result
+	fmt.Fprintf(w, "\n  Holdfast against the bare sequence of a shell (nvme connect, blkid, mkfs, mount, bind)\n")
+	fmt.Fprintf(w, "  Linux %s, %s; ext4, %d MiB; medians of this run, ratios are what counts\n\n", r.Kernel, r.Accel, volumeSize>>20)
+	fmt.Fprintf(w, "  %-44s %9s %9s %7s   %s\n", "stage + publish", "Holdfast", "shell", "ratio", "Holdfast min … max")
+	row := func(what string, ours, floor []float64) {
+		fmt.Fprintf(w, "  %-44s %7.2f s %7.2f s %7.2f   %.2f … %.2f\n", what, median(ours), median(floor), median(ours)/median(floor), slices.Min(ours), slices.Max(ours))
+	}
+	row("1st volume of a node, fresh", r.FirstFresh, r.FloorFresh)
+	row("1st volume of a node, formatted before", r.FirstFormatted, r.FloorFormatted)
+	row("20th volume, fresh", r.TwentiethFresh, r.FloorFresh)
+	row("20th volume, formatted before (no mkfs)", r.TwentiethFormatted, r.FloorFormatted)
+	row("ten at once, fresh", []float64{r.BurstFresh}, []float64{r.FloorBurstFresh})
+	row("ten at once, formatted before", []float64{r.BurstFormatted}, []float64{r.FloorBurstFormatted})
+	row("unpublish + unstage, last of its session", r.Teardown, r.FloorTeardown)
+	row("unpublish + unstage, session stays", r.TeardownShared, r.FloorTeardown)
+	fmt.Fprintf(w, "\n  node plugin: %.1f MiB resident when idle (%.1f anonymous), %.1f MiB with %d volumes (%.1f anonymous)\n",
+		r.Idle.RSSMiB, r.Idle.AnonMiB, r.Loaded.RSSMiB, before, r.Loaded.AnonMiB)
+}

@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"strconv"
+	"strings"
 	"syscall"
 
 	"github.com/holdfast-csi/holdfast/internal/nvmet"
@@ -15,19 +16,33 @@ import (
 
 const model = "Holdfast"
 
-// export makes the kernel's target show one session as the store has it. Other
-// sessions are neither read nor touched.
-func (s *Service) export(ctx context.Context, p *exportedPool, session store.Session) error {
-	wanted, keep, err := s.desired(ctx, p, session)
+// export makes the kernel's target show one publication. Of its session
+// nothing else is planned: what the others show, or are ceasing to show, is
+// theirs, and a plan made of all of them could bring back a namespace that is
+// being withdrawn at this moment.
+func (s *Service) export(ctx context.Context, p *exportedPool, session store.Session, pub store.Publication) error {
+	ns, err := s.namespace(ctx, p.backing(), pub)
 	if err != nil {
 		return err
+	}
+	if s.withdrawer.PendingIn(session.NQN) {
+		return fmt.Errorf("another volume is still being withdrawn from the node's session: %w", volume.ErrPending)
 	}
 	port := portOf(p)
 	actual, err := nvmet.Observe(s.tree, []string{session.NQN}, []uint16{port.ID})
 	if err != nil {
 		return fmt.Errorf("read the target's state: %w: %w", volume.ErrUnavailable, err)
 	}
-	forget(actual, session.NQN, keep)
+	if err := s.wholeSession(p, actual, session, pub); err != nil {
+		return err
+	}
+	for nsid := range actual.Subsystems[session.NQN].Namespaces {
+		if nsid != pub.NSID {
+			delete(actual.Subsystems[session.NQN].Namespaces, nsid)
+		}
+	}
+	wanted := subsystemOf(p, session)
+	wanted.Namespaces = []nvmet.Namespace{ns}
 	steps, err := nvmet.Plan(actual, nvmet.Desired{Ports: []nvmet.Port{port}, Subsystems: []nvmet.Subsystem{wanted}})
 	if err == nil {
 		err = nvmet.Apply(ctx, s.tree, steps)
@@ -35,68 +50,57 @@ func (s *Service) export(ctx context.Context, p *exportedPool, session store.Ses
 	return explain(p, err)
 }
 
-// desired is the subsystem of a session with every publication that stands.
-// Those that are being withdrawn are returned apart: they are the withdrawer's.
-func (s *Service) desired(ctx context.Context, p *exportedPool, session store.Session) (nvmet.Subsystem, []uint32, error) {
-	sub := nvmet.Subsystem{NQN: session.NQN, Serial: session.Serial, Model: model, HostNQN: session.HostNQN, PortID: portOf(p).ID}
-	var ending []uint32
-	var pubs []store.Publication
-	err := s.db.View(func(tx *store.Tx) (err error) {
-		pubs, err = tx.PublicationsIn(session.NQN)
-		return err
-	})
+// wholeSession notices a session whose subsystem is gone while others of its
+// publications stand: somebody else has taken the target apart. Linking the
+// subsystem with the new namespace alone would tell the node that the others do
+// not exist, so the pool is restored as a whole instead.
+func (s *Service) wholeSession(p *exportedPool, actual nvmet.State, session store.Session, pub store.Publication) error {
+	if _, there := actual.Subsystems[session.NQN]; there {
+		return nil
+	}
+	pubs, err := s.publicationsIn(session.NQN)
 	if err != nil {
-		return sub, nil, err
+		return err
 	}
-	p.mu.Lock()
-	backing := p.pool
-	p.mu.Unlock()
-	for _, pub := range pubs {
-		if pub.State == pubEnding {
-			ending = append(ending, pub.NSID)
-			continue
+	for _, other := range pubs {
+		if other.NSID != pub.NSID && other.State == pubPublished {
+			err := fmt.Errorf("subsystem %s has vanished from the target; pool %s is restored: %w", session.NQN, p.name, volume.ErrUnavailable)
+			p.distrust(err)
+			return err
 		}
-		if err := s.usable(ctx, backing, pub); err != nil {
-			// This one waits; the others serve.
-			s.log.Error("a published volume cannot be exported", "volume", pub.Volume, "node", pub.Node, "err", err)
-			continue
-		}
-		sub.Namespaces = append(sub.Namespaces, nvmet.Namespace{NSID: pub.NSID, Path: backing.Path(pub.Volume), UUID: pub.Volume, NGUID: pub.NGUID})
 	}
-	return sub, ending, nil
+	return nil
 }
 
-// usable: a file that is missing or shorter than its record would be another
-// disk to the node.
-func (s *Service) usable(ctx context.Context, backing pool.Pool, pub store.Publication) error {
+func subsystemOf(p *exportedPool, session store.Session) nvmet.Subsystem {
+	return nvmet.Subsystem{NQN: session.NQN, Serial: session.Serial, Model: model, HostNQN: session.HostNQN, PortID: portOf(p).ID}
+}
+
+// namespace is what shows a publication. A file that is missing or has not the
+// size on record would be another disk to the node.
+func (s *Service) namespace(ctx context.Context, backing pool.Pool, pub store.Publication) (nvmet.Namespace, error) {
 	rec, err := s.ready(pub.Volume)
 	if err != nil {
-		return err
+		return nvmet.Namespace{}, err
 	}
 	info, err := backing.Inspect(ctx, pub.Volume)
-	if err == nil && info.SizeBytes < rec.SizeBytes {
+	switch {
+	case errors.Is(err, volume.ErrNotFound):
+		// Not ErrNotFound: the volume exists, its bytes do not.
+		err = fmt.Errorf("volume %s: the pool has lost it: %w (%v)", pub.Volume, volume.ErrDataLoss, err)
+	case err == nil && info.SizeBytes != rec.SizeBytes:
 		err = fmt.Errorf("volume %s has %d bytes in the pool and %d on record: %w", pub.Volume, info.SizeBytes, rec.SizeBytes, volume.ErrDataLoss)
 	}
-	return err
-}
-
-// forget takes namespaces that are being withdrawn out of an observed state, so
-// that a plan neither keeps nor removes them.
-func forget(actual nvmet.State, nqn string, nsids []uint32) {
-	sub, ok := actual.Subsystems[nqn]
-	if !ok {
-		return
-	}
-	for _, id := range nsids {
-		delete(sub.Namespaces, id)
-	}
+	return nvmet.Namespace{NSID: pub.NSID, Path: backing.Path(pub.Volume), UUID: pub.Volume, NGUID: pub.NGUID}, err
 }
 
 func portOf(p *exportedPool) nvmet.Port {
 	return nvmet.Port{ID: p.portal.Port(), Address: p.portal.Addr(), TCPPort: p.portal.Port()}
 }
 
-// removeSubsystem takes an empty session out of the target.
+// removeSubsystem takes an empty session out of the target, and its host unless
+// another session needs it. The host is named here because, after a crash, no
+// subsystem may name it any more.
 func (s *Service) removeSubsystem(ctx context.Context, session store.Session) error {
 	actual, err := nvmet.Observe(s.tree, []string{session.NQN}, s.portIDs())
 	if err != nil {
@@ -104,6 +108,7 @@ func (s *Service) removeSubsystem(ctx context.Context, session store.Session) er
 	}
 	steps, err := nvmet.Plan(actual, nvmet.Desired{Absent: []string{session.NQN}})
 	if err == nil {
+		steps = append(steps, nvmet.Step{Op: nvmet.OpRmdir, Path: "hosts/" + session.HostNQN, Object: "host " + session.HostNQN})
 		err = nvmet.Apply(ctx, s.tree, steps)
 	}
 	if err != nil {
@@ -129,9 +134,23 @@ func explain(p *exportedPool, err error) error {
 		return fmt.Errorf("listen on %s for pool %s: the address is already in use; stop what uses it or give the pool another port: %w: %w", p.portal, p.name, volume.ErrUnavailable, err)
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return fmt.Errorf("listen on %s for pool %s: this machine does not have the address (yet): %w: %w", p.portal, p.name, volume.ErrUnavailable, err)
-	case errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("export from pool %s: %w: %w", p.name, volume.ErrUnavailable, err)
 	default:
 		return fmt.Errorf("export from pool %s on %s: %w: %w", p.name, p.portal, volume.ErrUnavailable, err)
 	}
+}
+
+// failedNamespace says which namespace could not be shown, if that is what err
+// is about. A namespace that could not be withdrawn is another matter.
+func failedNamespace(err error) (nqn string, nsid uint32, ok bool) {
+	var step *nvmet.StepError
+	if !errors.As(err, &step) {
+		return "", 0, false
+	}
+	building := step.Step.Op == nvmet.OpMkdir || step.Step.Op == nvmet.OpWrite && step.Step.Value != "0"
+	parts := strings.Split(step.Step.Path, "/") // subsystems/NQN/namespaces/NSID[/ATTRIBUTE]
+	if !building || len(parts) < 4 || parts[0] != "subsystems" || parts[2] != "namespaces" {
+		return "", 0, false
+	}
+	n, err := strconv.ParseUint(parts[3], 10, 32)
+	return parts[1], uint32(n), err == nil
 }

@@ -54,6 +54,11 @@ func (s *Service) Status(ctx context.Context, ref volume.PublicationRef) (volume
 		if rec, err = tx.Volume(ref.Volume); errors.Is(err, volume.ErrNotFound) {
 			return nil
 		}
+		if err == nil && ref.Generation > rec.LastGeneration {
+			// The token is ours and the record is older: the store was put back
+			// from a copy. Nothing is known about that generation.
+			return fmt.Errorf("volume %s: generation %d is newer than the records (%d); was the state restored from a copy? %w", ref.Volume, ref.Generation, rec.LastGeneration, volume.ErrUnavailable)
+		}
 		return err
 	})
 	if err != nil || st.Ended {

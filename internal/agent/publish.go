@@ -64,7 +64,7 @@ func (s *Service) Publish(ctx context.Context, req volume.PublishRequest) (volum
 	if err != nil {
 		return volume.Publication{}, err
 	}
-	if err := s.export(ctx, exported, session); err != nil {
+	if err := s.export(ctx, exported, session, pub); err != nil {
 		return volume.Publication{}, fmt.Errorf("volume %s: %w", req.Volume, err)
 	}
 	return s.toPublication(pub, rec, exported), nil
@@ -90,6 +90,14 @@ func (s *Service) finishEnding(ctx context.Context, id uuid.UUID) error {
 func (s *Service) publicationsOf(id uuid.UUID) (pubs []store.Publication, err error) {
 	err = s.db.View(func(tx *store.Tx) (err error) {
 		pubs, err = tx.PublicationsOf(id)
+		return err
+	})
+	return pubs, err
+}
+
+func (s *Service) publicationsIn(nqn string) (pubs []store.Publication, err error) {
+	err = s.db.View(func(tx *store.Tx) (err error) {
+		pubs, err = tx.PublicationsIn(nqn)
 		return err
 	})
 	return pubs, err
@@ -145,7 +153,8 @@ func sameRequest(have store.Session, req volume.PublishRequest) error {
 }
 
 // sessionFor returns a session of node, pool and profile with room for one
-// more, or a new one. A new session has an NQN that never was before, so no
+// more, or a new one. One that a volume is being withdrawn from is passed over:
+// until that is done the kernel lets nobody look into it. A new session has an NQN that never was before, so no
 // NSID is ever used twice in one subsystem.
 func (s *Service) sessionFor(tx *store.Tx, pool string, req volume.PublishRequest) (store.Session, error) {
 	candidates, err := tx.SessionsOf(req.Node, pool, req.Profile)
@@ -157,7 +166,7 @@ func (s *Service) sessionFor(tx *store.Tx, pool string, req volume.PublishReques
 		if err != nil {
 			return store.Session{}, err
 		}
-		if len(pubs) < maxNamespaces && c.NextNSID <= maxNSID && c.HostNQN == req.HostNQN && c.HostID == req.HostID {
+		if !s.withdrawer.PendingIn(c.NQN) && len(pubs) < maxNamespaces && c.NextNSID <= maxNSID && c.HostNQN == req.HostNQN && c.HostID == req.HostID {
 			return c, nil
 		}
 	}

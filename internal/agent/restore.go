@@ -9,16 +9,18 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/holdfast-csi/holdfast/internal/nvmet"
 	"github.com/holdfast-csi/holdfast/internal/pool"
 	"github.com/holdfast-csi/holdfast/internal/store"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
-// retryRestore is how often a pool that could not be restored is tried again.
-const retryRestore = 2 * time.Second
+const (
+	// retryRestore is how often a pool that could not be restored is tried again.
+	retryRestore = 2 * time.Second
+	// retryMissing is how often volumes that could not be exported are tried again.
+	retryMissing = 10 * time.Second
+)
 
 // Run restores every pool's exports and returns when ctx ends. Pools do not
 // wait for each other. What cannot be restored is tried again; until then the
@@ -27,34 +29,45 @@ const retryRestore = 2 * time.Second
 func (s *Service) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	for _, name := range s.poolNames() {
-		wg.Go(func() { s.keepTrying(ctx, s.pools[name]) })
+		wg.Go(func() { s.keep(ctx, s.pools[name]) })
 	}
 	wg.Wait()
 	<-ctx.Done()
 }
 
-func (s *Service) keepTrying(ctx context.Context, p *exportedPool) {
+// keep restores a pool, and again whenever it is distrusted.
+func (s *Service) keep(ctx context.Context, p *exportedPool) {
 	said := ""
 	for {
-		began := time.Now()
-		n, err := s.restore(ctx, p)
-		if err == nil {
-			s.log.Info("pool serves", "pool", p.name, "portal", p.portal.String(), "sessions", n, "took", time.Since(began).Round(time.Millisecond))
-			return
+		wait := s.retryMissing
+		if p.isRestored() {
+			s.exportMissing(ctx, p)
+			s.finishEndings(ctx, p.name)
+		} else if err := s.restoreAndSay(ctx, p); err != nil {
+			wait = s.retryRestore
+			if err.Error() != said {
+				said = err.Error()
+				s.log.Error("pool does not serve; it is tried again", "pool", p.name, "err", err)
+			}
+			p.fail(err)
 		}
-		if err.Error() != said {
-			said = err.Error()
-			s.log.Error("pool does not serve; its port stays closed and it is tried again", "pool", p.name, "err", err)
-		}
-		p.mu.Lock()
-		p.problem = err
-		p.mu.Unlock()
 		select {
-		case <-time.After(retryRestore):
+		case <-time.After(wait):
+		case <-p.wake:
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+func (s *Service) restoreAndSay(ctx context.Context, p *exportedPool) error {
+	began := time.Now()
+	n, err := s.restore(ctx, p)
+	if err == nil {
+		s.finishEndings(ctx, p.name)
+		s.log.Info("pool serves", "pool", p.name, "portal", p.portal.String(), "sessions", n, "took", time.Since(began).Round(time.Millisecond))
+	}
+	return err
 }
 
 // restore makes the kernel's target show everything that the store has of one
@@ -66,58 +79,109 @@ func (s *Service) restore(ctx context.Context, p *exportedPool) (sessions int, e
 		return 0, err
 	}
 	defer unlock()
-	port := portOf(p)
 	backing, err := s.openPool(p)
-	if err != nil {
-		return 0, errors.Join(err, s.gate.Close(port.ID))
+	if err == nil {
+		err = s.finishVolumes(ctx, p, backing)
 	}
-	if err := s.finishVolumes(ctx, p, backing); err != nil {
+	if err != nil {
+		return 0, errors.Join(err, s.gatePartial(p))
+	}
+	sessions, err = s.build(ctx, p, backing)
+	if err != nil {
 		return 0, err
 	}
-	wanted, err := s.desiredOf(ctx, p)
-	if err != nil {
+	if err := s.openGate(portOf(p).ID); err != nil {
 		return 0, err
 	}
+	p.succeed()
+	return sessions, nil
+}
+
+// gatePartial closes the gate of a pool that cannot be completed now if hosts
+// could find it incomplete: its port listens, and not for all of its sessions.
+// A port that does not listen refuses, which hosts survive; one that serves
+// everything, as after a restart of the agent, is left alone.
+func (s *Service) gatePartial(p *exportedPool) error {
+	id := portOf(p).ID
 	actual, err := nvmet.ObserveOwned(s.tree, s.prefix(p.name))
 	if err != nil {
-		return 0, fmt.Errorf("read the target's state: %w: %w", volume.ErrUnavailable, err)
+		return errors.Join(err, s.gate.Close(id))
 	}
-	steps, err := nvmet.Plan(actual, wanted)
+	links := actual.Ports[id].Links
+	if len(links) == 0 {
+		return nil
+	}
+	sessions, pubs, err := s.recorded(p.name)
 	if err != nil {
-		return 0, explain(p, err)
+		return err
 	}
-	if len(steps) > 0 {
-		if err := s.gate.Close(port.ID); err != nil {
+	for _, session := range sessions {
+		for _, pub := range pubs[session.NQN] {
+			shown := actual.Subsystems[session.NQN].Namespaces[pub.NSID].Enabled
+			if pub.State == pubPublished && !(shown && slices.Contains(links, session.NQN)) {
+				return s.gate.Close(id)
+			}
+		}
+	}
+	return nil
+}
+
+// build plans and applies until everything is shown that can be. A namespace
+// that the kernel refuses is left out, so that one damaged file does not keep
+// the others from serving.
+func (s *Service) build(ctx context.Context, p *exportedPool, backing pool.Pool) (sessions int, err error) {
+	missing := map[place]error{}
+	for {
+		if err := s.noneWithdrawn(p); err != nil {
 			return 0, err
 		}
-		if err := nvmet.Apply(ctx, s.tree, steps); err != nil {
+		// The order matters: what is published after the look at the kernel is
+		// not in it and not taken away; what is withdrawn after the look at the
+		// store waits for this restore.
+		actual, err := nvmet.ObserveOwned(s.tree, s.prefix(p.name))
+		if err != nil {
+			return 0, fmt.Errorf("read the target's state: %w: %w", volume.ErrUnavailable, err)
+		}
+		wanted, err := s.desired(ctx, p, backing, actual, missing)
+		if err != nil {
+			return 0, err
+		}
+		err = s.apply(ctx, p, actual, wanted)
+		if err == nil {
+			p.setMissing(missing)
+			return len(wanted.Subsystems), nil
+		}
+		nqn, nsid, ok := failedNamespace(err)
+		if _, again := missing[place{nqn, nsid}]; !ok || again {
 			return 0, explain(p, err)
 		}
+		missing[place{nqn, nsid}] = err
+		s.log.Error("a published volume cannot be exported; the others are", "pool", p.name, "err", err)
 	}
-	if err := s.openGate(port.ID); err != nil {
-		return 0, err
-	}
-	p.mu.Lock()
-	p.restored, p.problem = true, nil
-	p.mu.Unlock()
-	return len(wanted.Subsystems), s.finishEndings(ctx, p.name)
 }
 
-func (s *Service) prefix(pool string) string {
-	return volume.NQNPrefix + ":" + s.host + ":" + pool + ":"
-}
-
-func (s *Service) openPool(p *exportedPool) (pool.Pool, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.pool == nil {
-		backing, err := p.open()
-		if err != nil {
-			return nil, err
+// noneWithdrawn refuses to look at sessions that a withdrawal keeps everybody
+// out of: the look would hang for as long, and with it this pool's kicks.
+func (s *Service) noneWithdrawn(p *exportedPool) error {
+	sessions, _, err := s.recorded(p.name)
+	for _, session := range sessions {
+		if s.withdrawer.PendingIn(session.NQN) {
+			return fmt.Errorf("a volume is still being withdrawn from subsystem %s: %w", session.NQN, volume.ErrPending)
 		}
-		p.pool = backing
 	}
-	return p.pool, nil
+	return err
+}
+
+// apply touches nothing if nothing differs.
+func (s *Service) apply(ctx context.Context, p *exportedPool, actual nvmet.State, wanted nvmet.Desired) error {
+	steps, err := nvmet.Plan(actual, wanted)
+	if err != nil || len(steps) == 0 {
+		return err
+	}
+	if err := s.gate.Close(portOf(p).ID); err != nil {
+		return err
+	}
+	return nvmet.Apply(ctx, s.tree, steps)
 }
 
 func (s *Service) openGate(port uint16) error {
@@ -128,114 +192,98 @@ func (s *Service) openGate(port uint16) error {
 	return s.gate.Open(port)
 }
 
-// desiredOf is the whole of one pool: its sessions, and none that the store
-// does not know.
-func (s *Service) desiredOf(ctx context.Context, p *exportedPool) (nvmet.Desired, error) {
-	d := nvmet.Desired{}
-	var all []store.Session
-	err := s.db.View(func(tx *store.Tx) (err error) {
-		all, err = tx.Sessions()
-		return err
-	})
+func (s *Service) prefix(pool string) string {
+	return volume.NQNPrefix + ":" + s.host + ":" + pool + ":"
+}
+
+// desired is the whole of one pool: its sessions with what is published, less
+// what is missing, and none that the store does not know. Namespaces that are
+// being withdrawn are taken out of actual, so that the plan leaves them to their
+// withdrawer.
+func (s *Service) desired(ctx context.Context, p *exportedPool, backing pool.Pool, actual nvmet.State, missing map[place]error) (nvmet.Desired, error) {
+	sessions, pubs, err := s.recorded(p.name)
 	if err != nil {
-		return d, err
+		return nvmet.Desired{}, err
 	}
-	known := map[string]bool{}
-	for _, session := range all {
+	d, known := nvmet.Desired{}, map[string]bool{}
+	for _, session := range sessions {
 		known[session.NQN] = true
-		if session.Pool != p.name {
-			continue
-		}
-		sub, _, err := s.desired(ctx, p, session)
-		if err != nil {
+		if err := s.passUsed(session, actual); err != nil {
 			return d, err
 		}
-		d.Subsystems = append(d.Subsystems, sub)
+		sub := subsystemOf(p, session)
+		standing := 0
+		for _, pub := range pubs[session.NQN] {
+			at := place{pub.SubsystemNQN, pub.NSID}
+			if pub.State == pubEnding {
+				delete(actual.Subsystems[session.NQN].Namespaces, pub.NSID)
+				continue
+			}
+			standing++
+			ns, err := s.namespace(ctx, backing, pub)
+			if err != nil && missing[at] == nil {
+				missing[at] = err
+				s.log.Error("a published volume cannot be exported; the others are", "volume", pub.Volume, "node", pub.Node, "err", err)
+			}
+			if missing[at] == nil {
+				sub.Namespaces = append(sub.Namespaces, ns)
+			}
+		}
+		if standing > 0 {
+			d.Subsystems = append(d.Subsystems, sub)
+		}
 	}
 	if len(d.Subsystems) > 0 {
 		d.Ports = []nvmet.Port{portOf(p)}
 	}
-	owned, err := nvmet.ObserveOwned(s.tree, s.prefix(p.name))
-	for nqn := range owned.Subsystems {
+	for _, nqn := range slices.Sorted(maps.Keys(actual.Subsystems)) {
 		if !known[nqn] {
 			d.Absent = append(d.Absent, nqn)
 		}
 	}
-	slices.Sort(d.Absent)
-	return d, err
+	return d, nil
 }
 
-// finishVolumes completes what a crash left half-made or half-deleted.
-func (s *Service) finishVolumes(ctx context.Context, p *exportedPool, backing pool.Pool) error {
-	var recs []store.Volume
-	err := s.db.View(func(tx *store.Tx) (err error) {
-		recs, err = tx.Volumes(uuid.Nil, 0)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	known := map[uuid.UUID]bool{}
-	for _, rec := range recs {
-		known[rec.UUID] = true
-		if rec.Pool != p.name {
-			continue
-		}
-		if err := s.finishVolume(ctx, rec, backing); err != nil {
-			s.log.Error("a volume is left half-done; it is finished at the next call for it", "volume", rec.UUID, "state", rec.State, "err", err)
-		}
-	}
-	return s.reportStrangers(ctx, p, backing, known)
-}
-
-func (s *Service) finishVolume(ctx context.Context, rec store.Volume, backing pool.Pool) error {
-	switch rec.State {
-	case stateCreating:
-		return s.finishCreate(ctx, &rec, backing)
-	case stateDeleting:
-		if err := backing.Delete(ctx, rec.UUID); err != nil {
+// recorded returns the sessions of a pool and their publications, as of one moment.
+func (s *Service) recorded(pool string) (sessions []store.Session, pubs map[string][]store.Publication, err error) {
+	pubs = map[string][]store.Publication{}
+	err = s.db.View(func(tx *store.Tx) error {
+		all, err := tx.Sessions()
+		if err != nil {
 			return err
 		}
-		return s.db.Update(func(tx *store.Tx) error { return tx.DeleteVolume(rec.UUID) })
-	default:
+		for _, session := range all {
+			if session.Pool != pool {
+				continue
+			}
+			sessions = append(sessions, session)
+			if pubs[session.NQN], err = tx.PublicationsIn(session.NQN); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return sessions, pubs, err
+}
+
+// passUsed moves a session's counter past every NSID that the kernel shows in
+// it: a store that was restored from a copy must not hand one out again.
+func (s *Service) passUsed(session store.Session, actual nvmet.State) error {
+	next := session.NextNSID
+	for nsid := range actual.Subsystems[session.NQN].Namespaces {
+		next = max(next, nsid+1)
+	}
+	if next == session.NextNSID {
 		return nil
 	}
-}
-
-// reportStrangers names files that no record knows. They are never removed:
-// they may be somebody's only copy.
-func (s *Service) reportStrangers(ctx context.Context, p *exportedPool, backing pool.Pool, known map[uuid.UUID]bool) error {
-	ids, err := backing.List(ctx)
-	for _, id := range ids {
-		if !known[id] {
-			s.log.Warn("the pool holds a volume that is not on record; it is left alone", "pool", p.name, "volume", id, "path", backing.Path(id))
+	return s.db.Update(func(tx *store.Tx) error {
+		now, err := tx.Session(session.NQN)
+		if err != nil {
+			return err
 		}
-	}
-	return err
-}
-
-// finishEndings completes unpublishes that were begun before a crash.
-func (s *Service) finishEndings(ctx context.Context, pool string) error {
-	var pubs []store.Publication
-	err := s.db.View(func(tx *store.Tx) (err error) {
-		pubs, err = tx.Publications()
-		return err
+		now.NextNSID = max(now.NextNSID, next)
+		return tx.PutSession(now)
 	})
-	if err != nil {
-		return err
-	}
-	for _, p := range pubs {
-		if p.State != pubEnding {
-			continue
-		}
-		if rec, err := s.ready(p.Volume); err != nil || rec.Pool != pool {
-			continue
-		}
-		if err := s.withdraw(ctx, p); err != nil {
-			s.log.Error("an unpublish is left half-done; it is finished at the next call for it", "volume", p.Volume, "node", p.Node, "err", err)
-		}
-	}
-	return nil
 }
 
 // StopExports is a planned stop: new connections are dropped first, so that no

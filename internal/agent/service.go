@@ -43,6 +43,9 @@ type Options struct {
 	// KickAfter is how long withdrawing a namespace may take before the whole
 	// session is disconnected to hurry it; 0 means 10 s.
 	KickAfter time.Duration
+	// RetryAfter is how often what could not be restored is tried again; 0
+	// means 2 s for pools and 10 s for single volumes.
+	RetryAfter time.Duration
 }
 
 const defaultKickAfter = 10 * time.Second
@@ -59,8 +62,9 @@ type Service struct {
 	kickAfter     time.Duration
 	withdrawer    nvmet.Withdrawer
 	objects       keylock.Set // "volume UUID" and "name NAME"
-	sessions      waitLocks   // by node, pool and profile
-	promises      sync.Mutex  // serialises "is there room" with "it is promised"
+	sessions      waitLocks   // by node, pool and profile; and one for the restore of each pool
+
+	retryRestore, retryMissing time.Duration
 }
 
 var (
@@ -68,18 +72,6 @@ var (
 	_ volume.Lister          = (*Service)(nil)
 	_ volume.FormatAuthority = (*Service)(nil)
 )
-
-// exportedPool is a pool with its state of service.
-type exportedPool struct {
-	name   string
-	portal netip.AddrPort
-	open   func() (pool.Pool, error)
-
-	mu       sync.Mutex
-	pool     pool.Pool // nil until it could be opened; guarded by mu
-	restored bool      // every publication of it is exported; guarded by mu
-	problem  error     // why not; guarded by mu
-}
 
 // New returns a Service that serves nothing yet: Run restores the exports.
 func New(o Options) *Service {
@@ -90,8 +82,12 @@ func New(o Options) *Service {
 	if s.kickAfter == 0 {
 		s.kickAfter = defaultKickAfter
 	}
+	if o.RetryAfter == 0 {
+		s.retryRestore, s.retryMissing = retryRestore, retryMissing
+	}
+	s.withdrawer.Kick = s.kick
 	for _, p := range o.Pools {
-		s.pools[p.Name] = &exportedPool{name: p.Name, portal: p.Portal, open: p.Open}
+		s.pools[p.Name] = newExportedPool(p)
 	}
 	return s
 }
@@ -100,11 +96,11 @@ func New(o Options) *Service {
 func (s *Service) poolNames() []string { return slices.Sorted(maps.Keys(s.pools)) }
 
 // serving returns a pool that is restored, or volume.ErrUnavailable with the
-// reason.
+// reason. A volume whose pool is not configured any more is not gone.
 func (s *Service) serving(name string) (*exportedPool, pool.Pool, error) {
 	p, ok := s.pools[name]
 	if !ok {
-		return nil, nil, fmt.Errorf("pool %q: storage host %s has %v: %w", name, s.host, s.poolNames(), volume.ErrInvalid)
+		return nil, nil, fmt.Errorf("pool %q: the configuration of storage host %s has %v: %w", name, s.host, s.poolNames(), volume.ErrUnavailable)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -118,22 +114,29 @@ func (s *Service) serving(name string) (*exportedPool, pool.Pool, error) {
 	return p, p.pool, nil
 }
 
-// Info describes the host and its pools.
+// Info describes the host and its pools. A pool whose disk hangs is told as
+// such after a few seconds, and all pools are asked at once.
 func (s *Service) Info(ctx context.Context) (volume.HostInfo, error) {
-	info := volume.HostInfo{Installation: s.db.Installation().ID, Version: s.version}
-	for _, name := range s.poolNames() {
-		info.Pools = append(info.Pools, s.poolInfo(ctx, s.pools[name]))
+	names := s.poolNames()
+	info := volume.HostInfo{Installation: s.db.Installation().ID, Version: s.version, Pools: make([]volume.Pool, len(names))}
+	var wg sync.WaitGroup
+	for i, name := range names {
+		wg.Go(func() { info.Pools[i] = s.poolInfo(ctx, s.pools[name]) })
 	}
+	wg.Wait()
 	return info, nil
 }
 
 func (s *Service) poolInfo(ctx context.Context, p *exportedPool) volume.Pool {
-	out := volume.Pool{Name: p.name, Portals: []string{p.portal.String()}}
-	_, backing, err := s.serving(p.name)
+	out := volume.Pool{Name: p.name, Portals: []string{p.portal.String()}, Warnings: p.warnings()}
+	_, _, err := s.serving(p.name)
 	if err == nil {
-		var room room
-		if room, err = s.room(ctx, p.name, backing); err == nil {
-			out.TotalBytes, out.AvailableBytes, out.BlockSize, out.Warnings = room.total, max(room.available, 0), room.blockSize, room.warnings
+		var c pool.Capacity
+		if c, err = p.capacity(ctx); err == nil {
+			var available int64
+			available, err = s.available(p.name, c)
+			out.TotalBytes, out.AvailableBytes, out.BlockSize = c.TotalBytes-c.ReserveBytes, max(available, 0), c.BlockSize
+			out.Warnings = append(out.Warnings, c.Warnings...)
 		}
 	}
 	if err != nil {
@@ -142,30 +145,24 @@ func (s *Service) poolInfo(ctx context.Context, p *exportedPool) volume.Pool {
 	return out
 }
 
-// room is what a pool can still promise.
-type room struct {
-	total, available int64
-	blockSize        int
-	warnings         []string
-}
-
-// room counts every volume at its full size: until thin provisioning is
-// managed, a promise is kept by space that nobody else was promised.
-func (s *Service) room(ctx context.Context, name string, backing pool.Pool) (room, error) {
-	c, err := backing.Capacity(ctx)
-	if err != nil {
-		return room{}, err
-	}
-	var promised int64
+// available is what a pool can still promise.
+func (s *Service) available(name string, c pool.Capacity) (available int64, err error) {
 	err = s.db.View(func(tx *store.Tx) error {
-		vs, err := tx.Volumes(uuid.Nil, 0)
-		for _, v := range vs {
-			if v.Pool == name {
-				promised += v.SizeBytes
-			}
-		}
+		available, err = availableIn(tx, name, c)
 		return err
 	})
-	usable := c.TotalBytes - c.ReserveBytes
-	return room{usable, usable - c.ForeignBytes - promised, c.BlockSize, c.Warnings}, err
+	return available, err
+}
+
+// availableIn counts every volume at its full size: until thin provisioning is
+// managed, a promise is kept by space that nobody else was promised.
+func availableIn(tx *store.Tx, name string, c pool.Capacity) (int64, error) {
+	left := c.TotalBytes - c.ReserveBytes - c.ForeignBytes
+	vs, err := tx.Volumes(uuid.Nil, 0)
+	for _, v := range vs {
+		if v.Pool == name {
+			left -= v.SizeBytes
+		}
+	}
+	return left, err
 }

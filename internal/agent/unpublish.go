@@ -25,11 +25,9 @@ func (s *Service) Unpublish(ctx context.Context, id uuid.UUID, node string) erro
 	if err != nil {
 		return err
 	}
-	unlock, err := s.afterRestore(ctx, id)
-	if err != nil {
+	if err := s.afterRestore(ctx, id); err != nil {
 		return err
 	}
-	defer unlock()
 	for _, p := range ending {
 		if err := s.withdraw(ctx, p); err != nil {
 			return fmt.Errorf("volume %s: node %s: %w", id, p.Node, err)
@@ -39,23 +37,27 @@ func (s *Service) Unpublish(ctx context.Context, id uuid.UUID, node string) erro
 }
 
 // afterRestore keeps a fence and the restore of its pool apart: a restore that
-// was planned before the fence was on record would bring the namespace back. A
-// pool that serves needs no such care, and one whose disk is missing can still
-// be fenced.
-func (s *Service) afterRestore(ctx context.Context, id uuid.UUID) (release func(), err error) {
+// was planned before the fence was on record would bring the namespace back. So
+// it waits for the one that is running; a later one knows. A pool that serves
+// has none running, and one whose disk is missing can still be fenced.
+func (s *Service) afterRestore(ctx context.Context, id uuid.UUID) error {
 	var pool string
-	err = s.db.View(func(tx *store.Tx) error {
+	err := s.db.View(func(tx *store.Tx) error {
 		rec, err := tx.Volume(id)
 		pool = rec.Pool
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if _, _, err := s.serving(pool); err == nil {
-		return func() {}, nil
+		return nil
 	}
-	return s.sessions.lock(ctx, restoreKey(pool))
+	unlock, err := s.sessions.lock(ctx, restoreKey(pool))
+	if err == nil {
+		unlock()
+	}
+	return err
 }
 
 func restoreKey(pool string) string { return "restore\x00" + pool }

@@ -88,54 +88,74 @@ func (s *Service) recordFor(ctx context.Context, req volume.CreateRequest, size 
 	return s.promise(ctx, req, size)
 }
 
-// promise finds a pool with room and puts the volume on record, in one go.
+// promise finds a pool with room and puts the volume on record. Whether there
+// is room is decided in the transaction that takes it.
 func (s *Service) promise(ctx context.Context, req volume.CreateRequest, size int64) (store.Volume, error) {
-	s.promises.Lock()
-	defer s.promises.Unlock()
-	name, room, err := s.choosePool(ctx, req.Pool)
+	name, c, err := s.choosePool(ctx, req.Pool)
 	if err != nil {
 		return store.Volume{}, err
 	}
-	if size > room.available {
-		return store.Volume{}, fmt.Errorf("%d bytes asked for, pool %s of storage host %s has %d left to promise: %w", size, name, s.host, max(room.available, 0), volume.ErrNoSpace)
-	}
 	rec := store.Volume{
-		UUID: uuid.New(), Name: req.Name, Pool: name, SizeBytes: size, BlockSize: room.blockSize,
+		UUID: uuid.New(), Name: req.Name, Pool: name, SizeBytes: size, BlockSize: c.BlockSize,
 		Created: time.Now().UTC(), State: stateCreating,
 	}
-	return rec, s.db.Update(func(tx *store.Tx) error { return tx.PutVolume(rec) })
+	return rec, s.db.Update(func(tx *store.Tx) error {
+		available, err := availableIn(tx, name, c)
+		if err != nil {
+			return err
+		}
+		if size > available {
+			return fmt.Errorf("%d bytes asked for, pool %s of storage host %s has %d left to promise: %w", size, name, s.host, max(available, 0), volume.ErrNoSpace)
+		}
+		return tx.PutVolume(rec)
+	})
 }
 
 // choosePool returns the pool asked for, or the serving one with most room.
-func (s *Service) choosePool(ctx context.Context, want string) (string, room, error) {
+func (s *Service) choosePool(ctx context.Context, want string) (string, pool.Capacity, error) {
 	names := s.poolNames()
 	if want != "" {
+		if _, ok := s.pools[want]; !ok {
+			return "", pool.Capacity{}, fmt.Errorf("pool %q: storage host %s has %v: %w", want, s.host, names, volume.ErrInvalid)
+		}
 		names = []string{want}
 	}
-	best, most, last := "", room{available: math.MinInt64}, error(nil)
+	best, most, bestRoom, last := "", pool.Capacity{}, int64(math.MinInt64), error(nil)
 	for _, name := range names {
-		_, backing, err := s.serving(name)
+		c, room, err := s.roomOf(ctx, name)
 		if err != nil {
 			last = err
 			continue
 		}
-		r, err := s.room(ctx, name, backing)
-		if err != nil {
-			last = fmt.Errorf("pool %s: %w: %w", name, volume.ErrUnavailable, err)
-			continue
-		}
-		if r.available > most.available {
-			best, most = name, r
+		if room > bestRoom {
+			best, most, bestRoom = name, c, room
 		}
 	}
 	if best == "" {
-		return "", room{}, last
+		return "", pool.Capacity{}, last
 	}
 	return best, most, nil
 }
 
+func (s *Service) roomOf(ctx context.Context, name string) (c pool.Capacity, room int64, err error) {
+	p, _, err := s.serving(name)
+	if err != nil {
+		return c, 0, err
+	}
+	if c, err = p.capacity(ctx); err != nil {
+		return c, 0, fmt.Errorf("pool %s: %w: %w", name, volume.ErrUnavailable, err)
+	}
+	room, err = s.available(name, c)
+	return c, room, err
+}
+
+// finishCreate makes the bytes of a volume on record. If there is no room for
+// them after all, the promise is taken back.
 func (s *Service) finishCreate(ctx context.Context, rec *store.Volume, backing pool.Pool) error {
 	if err := backing.Create(ctx, rec.UUID, rec.SizeBytes); err != nil {
+		if errors.Is(err, volume.ErrNoSpace) && backing.Delete(ctx, rec.UUID) == nil {
+			return errors.Join(err, s.db.Update(func(tx *store.Tx) error { return tx.DeleteVolume(rec.UUID) }))
+		}
 		return err
 	}
 	return s.db.Update(func(tx *store.Tx) (err error) {

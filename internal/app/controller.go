@@ -39,7 +39,7 @@ func runController(ctx context.Context, o controllerOptions) error {
 	if err != nil {
 		return err
 	}
-	l, err := listenUnix(o.endpoint)
+	l, err := listenUnix(ctx, o.endpoint)
 	if err != nil {
 		return err
 	}

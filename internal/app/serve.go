@@ -46,7 +46,7 @@ const maxSocketPath = 107
 
 // listenUnix listens on an endpoint as CSI writes them, unix:///path. A socket
 // that an earlier process left is replaced; one that somebody serves is not.
-func listenUnix(endpoint string) (net.Listener, error) {
+func listenUnix(ctx context.Context, endpoint string) (net.Listener, error) {
 	u, err := url.Parse(endpoint)
 	if err != nil || u.Scheme != "unix" || u.Host != "" || !filepath.IsAbs(u.Path) {
 		return nil, fmt.Errorf("csi-endpoint: value %q: want unix:///absolute/path: %w", endpoint, volume.ErrInvalid)
@@ -57,13 +57,13 @@ func listenUnix(endpoint string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(u.Path), 0o755); err != nil {
 		return nil, fmt.Errorf("csi-endpoint: %w", err)
 	}
-	if c, err := net.DialTimeout("unix", u.Path, time.Second); err == nil {
+	if c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", u.Path); err == nil {
 		return nil, errors.Join(fmt.Errorf("csi-endpoint: value %q: another process serves it: %w", endpoint, volume.ErrPrecondition), c.Close())
 	}
 	if err := os.Remove(u.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("csi-endpoint: %w", err)
 	}
-	l, err := net.Listen("unix", u.Path)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", u.Path)
 	if err != nil {
 		return nil, fmt.Errorf("csi-endpoint: %w", err)
 	}

@@ -82,7 +82,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	l, err := listenUnix(o.endpoint)
+	l, err := listenUnix(ctx, o.endpoint)
 	if err != nil {
 		return err
 	}

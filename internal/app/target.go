@@ -67,7 +67,7 @@ func runTarget(ctx context.Context, o targetOptions) error {
 		return err
 	}
 	defer closeDB()
-	l, err := net.Listen("tcp", cfg.Listen)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen: value %q: %w", cfg.Listen, err)
 	}

@@ -63,9 +63,11 @@ func (h *Host) EnsureSession(ctx context.Context, s Session) error {
 	}
 }
 
+// retryable counts ErrAlreadyConnected in: somebody else is making the
+// controller just now, and it will show in sysfs.
 func retryable(err error) bool {
 	var e *ConnectError
-	return !errors.As(err, &e) || e.Retryable()
+	return !errors.As(err, &e) || e.Retryable() || errors.Is(err, ErrAlreadyConnected)
 }
 
 // advance looks at the session and, if due, connects what is missing. errs has
@@ -160,7 +162,7 @@ func (h *Host) connectAll(ctx context.Context, held *hold, s Session, portals []
 		if err == nil {
 			err = h.connect(ctx, held, s, p)
 		}
-		if err != nil && !errors.Is(err, ErrAlreadyConnected) {
+		if err != nil {
 			errs = append(errs, err)
 		}
 	}

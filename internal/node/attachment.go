@@ -49,4 +49,7 @@ type PublishRequest struct {
 	TargetPath string
 	// TargetReadOnly makes the pod's view read-only; the stage may be writable.
 	TargetReadOnly bool
+	// Exclusive refuses a second path while the volume is published at another
+	// (ReadWriteOncePod).
+	Exclusive bool
 }

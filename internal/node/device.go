@@ -89,11 +89,15 @@ func (n *Node) unmountAll(ctx context.Context, path, disk string) error {
 		if _, ok := filesystem.MountedAt(mounts, path); !ok {
 			return nil
 		}
-		if err := n.bounded.Do(ctx, "unmount "+path+" of "+disk, func() error { return n.Mounter.Unmount(path) }); err != nil {
+		if err := n.bounded.Do(ctx, unmountKey(path, disk), func() error { return n.Mounter.Unmount(path) }); err != nil {
 			return err
 		}
 	}
 }
+
+// unmountKey names the unmounts of one path. Of is what was mounted there: an
+// unmount that hangs must not stand for that of another device.
+func unmountKey(path, of string) string { return "unmount " + path + " of " + of }
 
 // superblockGone waits until the file system on the record's device is dead:
 // only then has an unmount written everything.

@@ -34,6 +34,11 @@ func (n *Node) Publish(ctx context.Context, req PublishRequest) error {
 	if err != nil {
 		return err
 	}
+	if req.Exclusive {
+		if err := n.nowhereElse(rec, req.TargetPath); err != nil {
+			return err
+		}
+	}
 	rec.Targets[req.TargetPath] = Target{ReadOnly: req.TargetReadOnly}
 	if err := n.records.Put(req.VolumeID, rec); err != nil {
 		return err
@@ -42,6 +47,34 @@ func (n *Node) Publish(ctx context.Context, req PublishRequest) error {
 		return fmt.Errorf("volume %s: %w: %w", req.VolumeID, volume.ErrUnavailable, err)
 	}
 	return nil
+}
+
+// nowhereElse fails if a path other than path shows the volume. A path on record
+// where nothing is mounted is left over from a publish that failed.
+func (n *Node) nowhereElse(rec Record, path string) error {
+	at, err := n.publishedAt(rec)
+	for _, other := range at {
+		if other != path {
+			return fmt.Errorf("volume %s is published at %s and its access mode allows one path only: %w", rec.Stage.VolumeID, other, volume.ErrPrecondition)
+		}
+	}
+	return err
+}
+
+// publishedAt returns the paths of the record at which something is mounted.
+func (n *Node) publishedAt(rec Record) ([]string, error) {
+	mounts, err := n.Mounter.Mounts()
+	if err != nil {
+		return nil, err
+	}
+	var at []string
+	for path := range rec.Targets {
+		if _, ok := filesystem.MountedAt(mounts, path); ok {
+			at = append(at, path)
+		}
+	}
+	slices.Sort(at)
+	return at, nil
 }
 
 func (n *Node) bind(ctx context.Context, rec Record, req PublishRequest) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
@@ -90,9 +91,11 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 	if err := n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk); err != nil {
 		return false, err
 	}
-	targets := rec.Targets
-	*rec = newRecord(req, n.BootID)
-	rec.Targets = targets
+	// The device stays on record: it may have unsaved data, and an unstage that
+	// comes next has to wait for it.
+	again := newRecord(req, n.BootID)
+	again.Disk, again.Device, again.Major, again.Minor, again.Targets = rec.Disk, rec.Device, rec.Major, rec.Minor, rec.Targets
+	*rec = again
 	return false, nil
 }
 
@@ -150,7 +153,7 @@ func (n *Node) mount(ctx context.Context, rec *Record, size int64, status <-chan
 	}
 	options := rec.Stage.MountOptions
 	if rec.Stage.ReadOnly {
-		options = append([]string{"ro"}, options...)
+		options = append(slices.Clip(options), "ro") // the last word counts
 	}
 	return n.bounded.Do(ctx, "mount "+rec.Stage.StagingPath, func() error {
 		return n.Mounter.MountDevice(rec.Device, rec.Stage.StagingPath, rec.Kind(), options)

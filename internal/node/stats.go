@@ -50,7 +50,7 @@ func (n *Node) Condition(_ context.Context, volumeID string) (Condition, error) 
 // sysfs first, and the file system only over a live path and for two seconds
 // at most. Usage is nil while the path is away; for a block volume only
 // TotalBytes is set.
-func (n *Node) Stats(ctx context.Context, volumeID, path string) (*filesystem.Usage, error) {
+func (n *Node) Stats(ctx context.Context, volumeID, path string) (usage *filesystem.Usage, err error) {
 	rec, err := n.records.Get(volumeID)
 	if err != nil {
 		return nil, err
@@ -63,7 +63,7 @@ func (n *Node) Stats(ctx context.Context, volumeID, path string) (*filesystem.Us
 	case err != nil:
 		return nil, err
 	case p != pathLive:
-		return nil, nil
+		return usage, nil
 	case rec.Stage.FSType == "":
 		return &filesystem.Usage{TotalBytes: rec.Stage.Attachment.Identity.SizeBytes}, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
 	"github.com/holdfast-csi/holdfast/internal/volume"
@@ -44,13 +45,14 @@ func (n *Node) unstageUnknown(ctx context.Context, volumeID, path string) error 
 	}
 	m, ok := filesystem.MountedAt(mounts, path)
 	if !ok {
-		return nil
+		// An unmount that hangs is out of the mount table: wait for it.
+		return n.bounded.Do(ctx, unmountKey(path, volumeID), func() error { return nil })
 	}
 	n.Log.Warn("unstage of a volume without a record", "volume", volumeID, "path", path, "source", m.Source)
 	if err := n.bounded.Do(ctx, "sync "+path, func() error { return n.Flusher.Sync(path) }); err != nil {
-		return err
+		return n.lossIfIO(err)
 	}
-	return n.unmountAll(ctx, path, m.Source)
+	return n.unmountAll(ctx, path, volumeID)
 }
 
 func (n *Node) unstage(ctx context.Context, rec Record) error {
@@ -75,16 +77,11 @@ func (n *Node) unstage(ctx context.Context, rec Record) error {
 
 // checkUnpublished keeps a volume staged while a pod's path still shows it.
 func (n *Node) checkUnpublished(rec Record) error {
-	mounts, err := n.Mounter.Mounts()
-	if err != nil {
-		return err
+	at, err := n.publishedAt(rec)
+	if err == nil && len(at) > 0 {
+		err = fmt.Errorf("volume %s is still published at %s: unpublish it first: %w", rec.Stage.VolumeID, at[0], volume.ErrUnavailable)
 	}
-	for path := range rec.Targets {
-		if _, ok := filesystem.MountedAt(mounts, path); ok {
-			return fmt.Errorf("volume %s is still published at %s: unpublish it first: %w", rec.Stage.VolumeID, path, volume.ErrUnavailable)
-		}
-	}
-	return nil
+	return err
 }
 
 // flush brings everything written to the storage host.
@@ -98,7 +95,11 @@ func (n *Node) flush(ctx context.Context, rec Record) error {
 		n.Log.Error("the kernel deleted the device of a staged volume; what was written and never synced is lost", "volume", rec.Stage.VolumeID, "disk", rec.Disk)
 		return nil
 	case pathWaiting:
+		if n.withdrawn(ctx, rec) {
+			return n.dropWithdrawn(ctx, rec)
+		}
 		return fmt.Errorf("session %s is reconnecting and unsaved data may wait for it: unstage goes on when the storage host is back: %w", rec.nqn(), volume.ErrPending)
+	case pathLive:
 	}
 	mounts, err := n.Mounter.Mounts()
 	if err != nil {
@@ -157,16 +158,7 @@ func (n *Node) takeDown(ctx context.Context, rec Record) error {
 // was queued or cached for the old one has no right to land anywhere.
 func (n *Node) bury(ctx context.Context, rec Record) error {
 	n.Log.Warn("clearing away a withdrawn publication", "volume", rec.Stage.VolumeID, "generation", rec.Stage.Attachment.Generation(), "disk", rec.Disk)
-	shared, err := n.sessionShared(rec)
-	if err != nil {
-		return err
-	}
-	if shared {
-		err = n.awaitWithdrawal(ctx, rec)
-	} else {
-		err = n.Fabric.Disconnect(ctx, rec.nqn())
-	}
-	if err != nil {
+	if err := n.dropWithdrawn(ctx, rec); err != nil {
 		return err
 	}
 	for path := range rec.Targets {
@@ -178,6 +170,60 @@ func (n *Node) bury(ctx context.Context, rec Record) error {
 		return err
 	}
 	return n.records.Delete(rec.Stage.VolumeID)
+}
+
+// dropWithdrawn makes the kernel let go of a device whose publication has
+// ended, so that nothing waits for it any longer. The session is disconnected
+// only if none of its volumes wants to live; otherwise the kernel finds out
+// that the namespace is gone when it reconnects, and the others are not
+// disturbed.
+func (n *Node) dropWithdrawn(ctx context.Context, rec Record) error {
+	alone, err := n.disconnectIfDead(ctx, rec)
+	if alone || err != nil {
+		return err
+	}
+	return n.awaitWithdrawal(ctx, rec)
+}
+
+// disconnectIfDead disconnects the session of rec unless another of its volumes
+// wants to live, and keeps stages out meanwhile: one that begins after the look
+// at the records would lose its session.
+func (n *Node) disconnectIfDead(ctx context.Context, rec Record) (dead bool, err error) {
+	release, err := n.sessions.close(ctx, rec.nqn())
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	all, err := n.records.All()
+	if err != nil {
+		return false, err
+	}
+	for _, o := range all {
+		if o.Stage.VolumeID != rec.Stage.VolumeID && o.nqn() == rec.nqn() && o.BootID == n.BootID && !n.withdrawn(ctx, o) {
+			return false, nil
+		}
+	}
+	return true, n.Fabric.Disconnect(ctx, rec.nqn())
+}
+
+// askTime bounds a question to an agent that may be as far away as the disk.
+const askTime = 3 * time.Second
+
+// withdrawn says whether the agent says, positively, that the publication of
+// rec has ended. No answer is no.
+func (n *Node) withdrawn(ctx context.Context, rec Record) bool {
+	m := rec.Stage.Attachment.Managed
+	if m == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	agent, err := n.Authorities(m.Host)
+	if err != nil {
+		return false
+	}
+	st, err := agent.Status(ctx, m.Ref)
+	return err == nil && st.Ended
 }
 
 // awaitWithdrawal waits until the kernel has seen that the namespace is no

@@ -10,8 +10,8 @@ import (
 // the one says is checked against the other.
 type FS struct {
 	Sys, Dev string
-	stat    StatFunc    // nil means lstat(2)
-	control ControlFunc // nil means write(2)
+	stat     StatFunc    // nil means lstat(2)
+	control  ControlFunc // nil means write(2)
 }
 
 // StatFunc says whether path is a block device, and its number.

@@ -93,8 +93,8 @@ func observeSubsystem(t Tree, nqn string) (SubsystemState, error) {
 	s := SubsystemState{NQN: nqn, Namespaces: map[uint32]NamespaceState{}}
 	r := reader{tree: t, dir: subsystemPath(nqn)}
 	s.AllowAnyHost = r.attr("attr_allow_any_host") == "1"
-	s.Serial = r.attr("attr_serial")
-	s.Model = r.attr("attr_model")
+	s.Serial = field(r.attr("attr_serial"), maxSerial)
+	s.Model = field(r.attr("attr_model"), maxModel)
 	s.AllowedHosts = r.list("allowed_hosts")
 	names := r.list("namespaces")
 	if r.err != nil {
@@ -115,6 +115,12 @@ func observeSubsystem(t Tree, nqn string) (SubsystemState, error) {
 		s.Namespaces[ns.NSID] = ns
 	}
 	return s, nil
+}
+
+// field undoes what the kernel does to a fixed-size field: it fills it up with
+// spaces, and older kernels print what lies behind it as well.
+func field(text string, size int) string {
+	return strings.TrimRight(text[:min(len(text), size)], " ")
 }
 
 func observeNamespace(t Tree, nqn string, nsid uint32) (NamespaceState, error) {

@@ -54,12 +54,13 @@ func (p *planner) hostUsed(host string) bool {
 	return false
 }
 
+// removeNamespace does not write 0 to enable first. Both ways make the
+// namespace disappear at once and then wait for its I/O, but the write does so
+// with the lock of the whole target held (since Linux 6.10, and in the stable
+// releases of mid-2024 and later): while one backing device hangs, no host could
+// connect to anything. Removing the directory blocks only its siblings.
 func (p *planner) removeNamespace(nqn string, st NamespaceState) {
-	path, object := namespacePath(nqn, st.NSID), namespaceObject(nqn, st.NSID)
-	if st.Enabled {
-		p.write(path+"/enable", disabled, object)
-	}
-	p.add(OpRmdir, path, object)
+	p.add(OpRmdir, namespacePath(nqn, st.NSID), namespaceObject(nqn, st.NSID))
 }
 
 func (p *planner) subsystem(want Subsystem) error {

@@ -53,23 +53,24 @@ func oneNamespace() nvmet.Desired {
 	return d
 }
 
-func TestPlanOrder(t *testing.T) {
+type planCase struct {
+	name   string
+	before *nvmet.Desired
+	damage func(*nvmettest.Kernel) error
+	want   nvmet.Desired
+	steps  string
+}
+
+func planCases() []planCase {
 	moved := oneNamespace()
 	moved.Ports = append(moved.Ports, testPort(2))
 	moved.Subsystems[0].PortID = 2
-	cases := []struct {
-		name   string
-		before *nvmet.Desired
-		damage func(*nvmettest.Kernel) error
-		want   nvmet.Desired
-		steps  string
-	}{
+	return []planCase{
 		{name: "from nothing", want: oneNamespace(), steps: planFromNothing},
 		{name: "nothing to do", before: ptr(oneNamespace()), want: oneNamespace()},
 		{name: "remove all", before: ptr(oneNamespace()),
 			want: nvmet.Desired{Absent: []string{subA}, AbsentPorts: []uint16{1}}, steps: `
 			unlink ports/1/subsystems/$A
-			write subsystems/$A/namespaces/1/enable="0"
 			rmdir subsystems/$A/namespaces/1
 			unlink subsystems/$A/allowed_hosts/$H1
 			rmdir subsystems/$A
@@ -77,7 +78,6 @@ func TestPlanOrder(t *testing.T) {
 			rmdir ports/1`},
 		{name: "remove what is not there", want: nvmet.Desired{Absent: []string{subA}, AbsentPorts: []uint16{1}}},
 		{name: "one namespace less", before: ptr(desiredA()), want: oneNamespace(), steps: `
-			write subsystems/$A/namespaces/2/enable="0"
 			rmdir subsystems/$A/namespaces/2`},
 		{name: "another port", before: ptr(oneNamespace()), want: moved, steps: `
 			unlink ports/1/subsystems/$A
@@ -113,7 +113,10 @@ func TestPlanOrder(t *testing.T) {
 			symlink subsystems/$A/allowed_hosts/$H2 -> hosts/$H2
 			symlink ports/1/subsystems/$A -> subsystems/$A`},
 	}
-	for _, c := range cases {
+}
+
+func TestPlanOrder(t *testing.T) {
+	for _, c := range planCases() {
 		t.Run(c.name, func(t *testing.T) {
 			k := nvmettest.New()
 			if c.before != nil {
@@ -180,6 +183,7 @@ func TestPlanRefuses(t *testing.T) {
 		"uuid twice":      {change(func(d *nvmet.Desired) { n := d.Subsystems[0].Namespaces; n[0].UUID = n[1].UUID }), nvmet.ErrDesired, "UUID"},
 		"relative path":   {change(func(d *nvmet.Desired) { d.Subsystems[0].Namespaces[0].Path = "dev" }), nvmet.ErrDesired, "path"},
 		"NQN with slash":  {nvmet.Desired{Absent: []string{"../ports/1"}}, nvmet.ErrDesired, "NQN"},
+		"serial padded":   {change(func(d *nvmet.Desired) { d.Subsystems[0].Serial = "x " }), nvmet.ErrDesired, "serial"},
 		"no host":         {change(func(d *nvmet.Desired) { d.Subsystems[0].HostNQN = "" }), nvmet.ErrDesired, "host"},
 		"serial too long": {change(func(d *nvmet.Desired) { d.Subsystems[0].Serial = strings.Repeat("x", 21) }), nvmet.ErrDesired, "serial"},
 	}
@@ -218,5 +222,22 @@ func TestPlanPortReused(t *testing.T) {
 	converge(t, k, nvmet.Desired{Ports: []nvmet.Port{port}, Absent: []string{subA}, Subsystems: []nvmet.Subsystem{b}})
 	if got := k.Listening(); len(got) != 1 || got[0].Port() != 9999 {
 		t.Errorf("listening: %v", got)
+	}
+}
+
+// A host that another subsystem goes on or begins to use is not removed.
+func TestPlanKeepsHost(t *testing.T) {
+	k := nvmettest.New()
+	converge(t, k, desiredA())
+	b := testSubsystem(prefix+"b", host1, 1, 5)
+	d := nvmet.Desired{Ports: []nvmet.Port{testPort(1)}, Absent: []string{subA}, Subsystems: []nvmet.Subsystem{b}}
+	for _, line := range lines(mustPlan(t, k, d)) {
+		if strings.Contains(line, "dir hosts/") {
+			t.Errorf("host touched: %s", line)
+		}
+	}
+	converge(t, k, d)
+	if !k.Connectable(prefix+"b", host1) {
+		t.Error("host cannot connect")
 	}
 }

@@ -60,7 +60,7 @@ func (e *StepError) Unwrap() error { return e.Err }
 
 // Apply carries out steps in order and stops at the first that fails, with a
 // *StepError. What is already there or already gone is not a failure. ctx is
-// looked at between steps: disabling a namespace waits, in the kernel, for the
+// looked at between steps: removing a namespace waits, in the kernel, for the
 // I/O in flight and cannot be interrupted (see Withdrawer).
 func Apply(ctx context.Context, t Tree, steps []Step) error {
 	for _, s := range steps {
@@ -112,9 +112,6 @@ func (s Step) harmless(err error) bool {
 		return errors.Is(err, syscall.EEXIST)
 	case OpUnlink:
 		return errors.Is(err, syscall.ENOENT)
-	case OpWrite:
-		// ENOENT from any other write is about the device, not the directory.
-		return s.Value == disabled && strings.HasSuffix(s.Path, "/enable") && errors.Is(err, syscall.ENOENT)
 	case OpRmdir:
 		if errors.Is(err, syscall.ENOENT) {
 			return true

@@ -116,8 +116,8 @@ func checkNQN(nqn string) error {
 
 func checkText(what, s string, limit int) error {
 	bad := strings.IndexFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
-	if len(s) > limit || bad >= 0 {
-		return fmt.Errorf("%w: %s %q (at most %d ASCII characters)", ErrDesired, what, s, limit)
+	if len(s) > limit || bad >= 0 || strings.HasSuffix(s, " ") {
+		return fmt.Errorf("%w: %s %q (at most %d ASCII characters, no space at the end)", ErrDesired, what, s, limit)
 	}
 	return nil
 }

@@ -18,6 +18,10 @@ const DefaultKickAfter = 10 * time.Second
 // the kernel has not finished, so that asking again joins the running one
 // instead of adding another blocked thread. The zero value is ready for use.
 type Withdrawer struct {
+	// Kick disconnects the hosts of a subsystem; nil means Disconnect, which
+	// has no effect on Linux 6.1. Set it before the first use.
+	Kick func(nqn string) error
+
 	mu      sync.Mutex
 	running map[withdrawalKey]*withdrawal
 }
@@ -35,19 +39,21 @@ type withdrawal struct {
 	kickErr error
 }
 
-// Withdraw disables and removes a namespace and returns once no write to it
-// can reach the device any more: the kernel answers only when all I/O in
-// flight has ended. A namespace that is not there is already withdrawn.
+// Withdraw removes a namespace and returns once no write to it can reach the
+// device any more: hosts lose it at once, and the kernel answers when all I/O
+// in flight has ended. A namespace that is not there is already withdrawn.
 //
 // I/O in flight never ends by itself when the host died halfway through
 // sending the data of a write. After kickAfter, therefore, all controllers of
-// the subsystem are disconnected, by writing the value attr_qid_max already
-// has (Linux 6.1 and later); their hosts connect again and miss only the
-// withdrawn namespace. It is done once per withdrawal: if the backing
+// the subsystem are disconnected (see Kick); their hosts connect again and miss
+// only the withdrawn namespace. It is done once per withdrawal: if the backing
 // device is what hangs, doing it again would only hurt the other namespaces.
 //
 // The work goes on when ctx ends; the error then wraps volume.ErrPending and
-// the namespace must be taken to be still writable.
+// the namespace must be taken to be still writable. Until it is done, anything
+// that looks into the subsystem's namespaces blocks in the kernel, Observe and
+// Plan's steps included, in this process and in a restarted one; other
+// subsystems are not affected. Ask PendingIn first.
 func (w *Withdrawer) Withdraw(ctx context.Context, t Tree, nqn string, nsid uint32, kickAfter time.Duration) error {
 	if err := checkNQN(nqn); err != nil {
 		return err
@@ -57,6 +63,9 @@ func (w *Withdrawer) Withdraw(ctx context.Context, t Tree, nqn string, nsid uint
 	select {
 	case <-run.done:
 	case <-ctx.Done():
+		if run.finished() {
+			break
+		}
 		err := fmt.Errorf("withdraw %s: %w: %w", object, volume.ErrPending, context.Cause(ctx))
 		if kick := run.kicked(); kick != nil {
 			err = fmt.Errorf("%w (disconnecting hosts: %w)", err, kick)
@@ -75,6 +84,18 @@ func (w *Withdrawer) Pending(nqn string, nsid uint32) bool {
 	defer w.mu.Unlock()
 	_, ok := w.running[withdrawalKey{nqn, nsid}]
 	return ok
+}
+
+// PendingIn reports whether any withdrawal from the subsystem is running.
+func (w *Withdrawer) PendingIn(nqn string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for key := range w.running {
+		if key.nqn == nqn {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *Withdrawer) join(t Tree, key withdrawalKey, kickAfter time.Duration) *withdrawal {
@@ -96,24 +117,36 @@ func (w *Withdrawer) join(t Tree, key withdrawalKey, kickAfter time.Duration) *w
 		run.err = err
 		close(run.done)
 	}()
-	go run.kick(t, key.nqn, kickAfter)
+	kick := w.Kick
+	if kick == nil {
+		kick = func(nqn string) error { return Disconnect(t, nqn) }
+	}
+	go run.kick(kick, key.nqn, kickAfter)
 	return run
 }
 
-// withdraw writes first, though removing an enabled namespace would disable it
-// too: only the write waits for I/O in flight on every kernel.
+// withdraw must not write 0 to enable: that waits with the very lock held that
+// the write to attr_qid_max needs (see planner.removeNamespace). configfs
+// releases the object within rmdir, as open attribute files do not pin it
+// (since Linux 5.4), so a return means that the I/O has ended.
 func withdraw(t Tree, key withdrawalKey) error {
-	dir := namespacePath(key.nqn, key.nsid)
-	if err := t.WriteFile(dir+"/enable", disabled); err != nil && !gone(err) {
-		return err
+	err := t.Rmdir(namespacePath(key.nqn, key.nsid))
+	if gone(err) {
+		return nil
 	}
-	if err := t.Rmdir(dir); err != nil && !gone(err) {
-		return err
-	}
-	return nil
+	return err
 }
 
-func (r *withdrawal) kick(t Tree, nqn string, after time.Duration) {
+func (r *withdrawal) finished() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+		return false
+	}
+}
+
+func (r *withdrawal) kick(kick func(string) error, nqn string, after time.Duration) {
 	timer := time.NewTimer(after)
 	defer timer.Stop()
 	select {
@@ -121,7 +154,7 @@ func (r *withdrawal) kick(t Tree, nqn string, after time.Duration) {
 		return
 	case <-timer.C:
 	}
-	err := Disconnect(t, nqn)
+	err := kick(nqn)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.kickErr = err
@@ -133,8 +166,9 @@ func (r *withdrawal) kicked() error {
 	return r.kickErr
 }
 
-// Disconnect drops all connections to a subsystem. Hosts that are still
-// allowed connect again at once.
+// Disconnect drops all connections to a subsystem, by writing the value that
+// attr_qid_max already has. Hosts that are still allowed connect again at once.
+// Linux 6.12 does it; 6.1 takes the write and drops nobody (measured).
 func Disconnect(t Tree, nqn string) error {
 	attr := subsystemPath(nqn) + "/attr_qid_max"
 	text, err := t.ReadFile(attr)

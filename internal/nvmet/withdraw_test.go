@@ -67,19 +67,16 @@ func TestWithdrawKicks(t *testing.T) {
 }
 
 // A device that hangs keeps the withdrawal pending; later calls join it, and
-// all of them learn when it is done.
+// all of them learn when it is done. Other subsystems are not held up.
 func TestWithdrawPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := nvmettest.New()
 		converge(t, k, desiredA())
 		k.ClearEvents()
-		stuck := make(chan struct{})
+		k.HoldIO(subA, 1)
 		kick := errors.New("no kick")
 		k.SetOnOp(func(op, path string) error {
-			switch path {
-			case "subsystems/" + subA + "/namespaces/1/enable":
-				<-stuck
-			case "subsystems/" + subA + "/attr_qid_max":
+			if path == "subsystems/"+subA+"/attr_qid_max" {
 				return kick
 			}
 			return nil
@@ -91,12 +88,14 @@ func TestWithdrawPending(t *testing.T) {
 		if !errors.Is(err, volume.ErrPending) || !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, kick) {
 			t.Fatalf("got %v", err)
 		}
-		if !w.Pending(subA, 1) || w.Pending(subA, 2) {
+		if !w.Pending(subA, 1) || w.Pending(subA, 2) || !w.PendingIn(subA) || w.PendingIn(prefix+"b") {
 			t.Error("Pending is wrong")
 		}
-		if err := w.Withdraw(t.Context(), k, subA, 2, time.Hour); err != nil {
-			t.Fatalf("another namespace: %v", err)
+		if err := w.Withdraw(ctx, k, subA, 1, time.Second); !errors.Is(err, volume.ErrPending) {
+			t.Fatalf("joined with a dead context: %v", err)
 		}
+		b := testSubsystem(prefix+"b", host2, 2, 1)
+		converge(t, k, nvmet.Desired{Ports: []nvmet.Port{testPort(2)}, Subsystems: []nvmet.Subsystem{b}})
 		var wg sync.WaitGroup
 		for range 3 {
 			wg.Go(func() {
@@ -106,20 +105,20 @@ func TestWithdrawPending(t *testing.T) {
 			})
 		}
 		synctest.Wait()
-		close(stuck)
+		k.ReleaseIO(subA, 1)
 		wg.Wait()
 		withdrawn(t, k, 1)
-		if w.Pending(subA, 1) {
+		if w.Pending(subA, 1) || w.PendingIn(subA) {
 			t.Error("still pending")
 		}
-		writes := 0
+		tries := 0
 		for _, e := range k.Events() {
-			if e.Path == "subsystems/"+subA+"/namespaces/1/enable" {
-				writes++
+			if e.Path == "subsystems/"+subA+"/namespaces/1" {
+				tries++
 			}
 		}
-		if writes != 1 {
-			t.Errorf("%d writes to enable, want 1", writes)
+		if tries != 1 {
+			t.Errorf("removed %d times, want once", tries)
 		}
 	})
 }

@@ -64,7 +64,8 @@ func interrupted(err error) error {
 }
 
 // retryableErrnos are the errors of a network or a target that may come back
-// (measured for /dev/nvme-fabrics on Linux 6.1 and 6.12).
+// (measured for /dev/nvme-fabrics on Linux 6.1 and 6.12), and of what is busy or
+// was interrupted.
 var retryableErrnos = []syscall.Errno{
 	syscall.ECONNREFUSED, syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH,
 	syscall.ECONNRESET, syscall.ENETDOWN, syscall.EHOSTDOWN, syscall.EAGAIN, syscall.EINTR,
@@ -72,15 +73,24 @@ var retryableErrnos = []syscall.Errno{
 }
 
 // retryableTexts are for errors that come only as text, lower-case. The first
-// six are wordings of drivers and of Go, the others what the C library and
-// nvme-cli print.
+// six are wordings of drivers and of Go; then follows what the C library says of
+// retryableErrnos, the same for all of them; and what nvme-cli makes of EIO,
+// which is every refusal of a target, also of one that is not ready yet.
 var retryableTexts = []string{
 	"connection refused", "connection timeout", "no route to host", "network unreachable",
 	"device did not appear", "i/o timeout",
-	"connection timed out", "network is unreachable", "connection reset by peer", "host is down",
-	"network is down", "resource temporarily unavailable", "interrupted system call",
-	"failed to write to nvme-fabrics device",
+	"connection timed out", "network is unreachable", "connection reset by peer", "network is down", "host is down",
+	"resource temporarily unavailable", "interrupted system call", "transport endpoint is not connected",
+	"software caused connection abort", "broken pipe", "network dropped connection on reset", "device or resource busy",
+	"failed to write to /dev/nvme-fabrics: input/output error",
 }
+
+// From libnvme 1.11 on nvme-cli says the second of these only when asked to be
+// verbose, and the first for most error numbers. The first alone may be anything.
+const (
+	libnvmeFailed  = "failed to write to nvme-fabrics device"
+	libnvmeBecause = "failed to write to /dev/nvme-fabrics: "
+)
 
 // IsRetryableError says whether err may pass by itself: by type first (an
 // error number, a Retryable or a Timeout method), by text last.
@@ -110,7 +120,7 @@ func IsRetryableError(err error) bool {
 			return true
 		}
 	}
-	return false
+	return strings.Contains(text, libnvmeFailed) && !strings.Contains(text, libnvmeBecause)
 }
 
 // timedOut looks for a Timeout method that says yes anywhere in the tree:

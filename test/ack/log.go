@@ -89,6 +89,20 @@ func (l *Log) LastBefore(t time.Time) (time.Time, bool) {
 	return l.times[i-1], true
 }
 
+// Stall is the longest time between two acknowledgements, or between one and an
+// end of the interval, from one moment to another.
+func (l *Log) Stall(from, to time.Time) time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	longest, last := time.Duration(0), from
+	for _, t := range l.times {
+		if t.After(from) && t.Before(to) {
+			longest, last = max(longest, t.Sub(last)), t
+		}
+	}
+	return max(longest, to.Sub(last))
+}
+
 // Result is what a check of the blocks found.
 type Result struct {
 	Blocks  int      // blocks that were acknowledged at least once

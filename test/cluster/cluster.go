@@ -77,16 +77,18 @@ func Root() string {
 	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
 }
 
-// Build compiles a command of this module, static, and returns its path.
+// Build compiles a command of this module, static, and returns its path. The
+// file is replaced whole: another cluster may be reading it.
 func Build(ctx context.Context, pkg string) (string, error) {
 	out := filepath.Join(Root(), "build", "bin", filepath.Base(pkg))
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X github.com/holdfast-csi/holdfast/internal/app.Version=test", "-o", out, "./"+pkg)
+	made := fmt.Sprintf("%s.%d", out, os.Getpid())
+	cmd := exec.CommandContext(ctx, "go", "build", "-tags", "grpcnotrace", "-trimpath", "-ldflags", "-s -w -X github.com/holdfast-csi/holdfast/internal/app.Version=test", "-o", made, "./"+pkg)
 	cmd.Dir = Root()
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("go build %s: %w\n%s", pkg, err, text)
 	}
-	return out, nil
+	return out, os.Rename(made, out)
 }
 
 func (c *Config) defaults() {

@@ -95,3 +95,12 @@ func (n *Node) Terminate(ctx context.Context, name string) error {
 	_, err := n.Shell(ctx, fmt.Sprintf(`for p in /proc/[0-9]*; do if [ "$(cat $p/comm 2>/dev/null)" = %s ]; then kill -TERM ${p#/proc/}; fi; done`, name))
 	return err
 }
+
+// PowerOn boots a node after a power cut, gives it again what lay in its memory
+// and starts the plugin.
+func (n *Node) PowerOn(ctx context.Context) error {
+	if err := n.Boot(ctx); err != nil {
+		return err
+	}
+	return n.cluster.join(ctx, n)
+}

@@ -5,7 +5,6 @@ package vm
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"os"
 
@@ -36,18 +35,14 @@ func (m *Machine) put(ctx context.Context, content io.Reader, guestPath string, 
 		return err
 	}
 	defer release()
-	_, err = io.Copy(c.Writer(wire.Data), content)
-	if err == nil {
+	if _, err = io.Copy(c.Writer(wire.Data), content); err == nil {
 		err = c.WriteFrame(wire.EOF, nil)
 	}
-	// A machine that refuses says so and closes, which breaks the sending: what it says is the better error.
-	if _, resErr := m.finish(ctx, c, op, io.Discard, io.Discard); resErr != nil {
-		return resErr
-	}
 	if err != nil {
-		return fmt.Errorf("machine %s: %s: %w", m.cfg.Name, op, err)
+		return m.explain(ctx, op, err)
 	}
-	return nil
+	_, err = m.finish(ctx, c, op, io.Discard, io.Discard)
+	return err
 }
 
 // Get returns the content of a file, also of one without a size as in /proc or /sys.

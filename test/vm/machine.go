@@ -88,7 +88,7 @@ func (m *Machine) machineID() string {
 func (m *Machine) Running() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.session != nil && m.session.qemu.Running()
+	return m.session != nil && m.session.running()
 }
 
 // Boot switches the machine on and waits until it is ready for requests.
@@ -107,12 +107,17 @@ func (m *Machine) Boot(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	m.booting = false
+	d := m.disk
 	if err != nil {
 		m.session = nil
 	}
 	m.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("boot machine %s: %w\n%s", m.cfg.Name, err, m.Console())
+		err = fmt.Errorf("boot machine %s: %w\n%s", m.cfg.Name, err, m.Console())
+		if d != nil {
+			err = errors.Join(err, d.powerCut())
+		}
+		return err
 	}
 	m.lab.cfg.Log("machine %s: ready after %.1f s", m.cfg.Name, time.Since(start).Seconds())
 	return nil
@@ -122,7 +127,7 @@ func (m *Machine) Boot(ctx context.Context) error {
 func (m *Machine) claim() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.booting || (m.session != nil && m.session.qemu.Running()) {
+	if m.booting || (m.session != nil && m.session.running()) {
 		return fmt.Errorf("boot machine %s: it is on already", m.cfg.Name)
 	}
 	m.booting = true

@@ -46,7 +46,7 @@ func (n *NIC) Plug() error {
 // setLink tells QEMU, if there is one; a machine that is off learns at its next boot.
 func (n *NIC) setLink(up bool) error {
 	s, err := n.machine.current()
-	if err != nil || !s.qemu.Running() {
+	if err != nil || !s.running() {
 		return nil //nolint:nilerr // see above
 	}
 	if err := s.qemu.SetLink(context.Background(), n.id, up); err != nil {

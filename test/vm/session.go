@@ -31,10 +31,19 @@ type channel struct {
 	raw net.Conn
 }
 
+// hypervisor is the running QEMU; tests have another.
+type hypervisor interface {
+	Done() <-chan struct{} // closed when it has ended
+	Kill()                 // returns when it has ended
+	Stderr() string
+	SetLink(ctx context.Context, nic string, up bool) error
+	Continue(ctx context.Context) error
+}
+
 // session is one boot of a machine.
 type session struct {
 	token  string
-	qemu   *qemu.Process
+	qemu   hypervisor
 	nics   []*NIC
 	parked chan *channel
 }
@@ -59,9 +68,11 @@ func (m *Machine) powerOn(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, errors.Join(err, console.Close())
 	}
-	if s.qemu, err = qemu.Start(ctx, cfg, console); err != nil {
+	process, err := qemu.Start(ctx, cfg, console)
+	if err != nil {
 		return nil, errors.Join(err, console.Close())
 	}
+	s.qemu = process
 	go func() {
 		<-s.qemu.Done()
 		console.Close()
@@ -191,6 +202,15 @@ func (m *Machine) modules(hasDisk bool) (first, later []string) {
 		}
 	}
 	return first, later
+}
+
+func (s *session) running() bool {
+	select {
+	case <-s.qemu.Done():
+		return false
+	default:
+		return true
+	}
 }
 
 // waitReady returns when the machine has offered its first connection, which it does when all else is done.

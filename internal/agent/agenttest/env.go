@@ -46,8 +46,10 @@ type Env struct {
 	Locks  gate.Gate
 	Pools  []PoolSpec
 	State  string // directory of the database
-	// KickAfter is passed to the agent.
-	KickAfter time.Duration
+	// KickAfter and RetryAfter are passed to the agent.
+	KickAfter, RetryAfter time.Duration
+	// Wrap, if set, stands in front of every pool that is opened.
+	Wrap func(name string, p pool.Pool) pool.Pool
 	// Log is where the agent logs; discarded by default.
 	Log *slog.Logger
 	// AnyFS allows pools on any file system.
@@ -57,10 +59,7 @@ type Env struct {
 // New returns a host with pools of these names, the first on port 4420.
 func New(t testing.TB, pools ...string) *Env {
 	t.Helper()
-	root, err := filepath.EvalSymlinks(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
+	root := tempDir(t)
 	e := &Env{Kernel: nvmettest.New(), Gate: gatetest.NewFake(), State: filepath.Join(root, "state"), AnyFS: true, Log: slog.New(slog.DiscardHandler)}
 	e.Tree, e.Locks = e.Kernel, e.Gate
 	e.Kernel.DeviceExists = func(path string) bool { _, err := os.Stat(path); return err == nil }
@@ -72,6 +71,21 @@ func New(t testing.TB, pools ...string) *Env {
 	}
 	e.Init(t)
 	return e
+}
+
+// tempDir is in memory where it can be: hundreds of hosts are made, and each of
+// their changes is flushed to the disk.
+func tempDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "holdfast-test-")
+	if err != nil {
+		dir = t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 // Init makes the database and the pools.
@@ -137,7 +151,7 @@ func (e *Env) Start(t testing.TB, faults *Faults) *Agent {
 	faults.onKill = func() { _ = db.Close() }
 	o := agent.Options{
 		Host: HostName, Version: "test", DB: db, Tree: tree{e.Tree, faults}, Gate: mortalGate{e.Locks, faults},
-		Log: e.Log, KickAfter: e.KickAfter,
+		Log: e.Log, KickAfter: e.KickAfter, RetryAfter: e.RetryAfter,
 	}
 	for _, p := range e.Pools {
 		o.Pools = append(o.Pools, agent.PoolOptions{Name: p.Name, Portal: p.Portal, Open: func() (pool.Pool, error) {
@@ -145,7 +159,11 @@ func (e *Env) Start(t testing.TB, faults *Faults) *Agent {
 			if err != nil {
 				return nil, err
 			}
-			return mortalPool{opened, faults}, nil
+			var wrapped pool.Pool = mortalPool{opened, faults}
+			if e.Wrap != nil {
+				wrapped = e.Wrap(p.Name, wrapped)
+			}
+			return wrapped, nil
 		}})
 	}
 	a := &Agent{Service: agent.New(o), Faults: faults, t: t, ran: make(chan struct{})}

@@ -21,18 +21,24 @@ var ErrKilled = errors.New("the agent was killed")
 // pools, and can kill it at one of them: from then on nothing that it does has
 // an effect, and its database is closed.
 type Faults struct {
-	// OnRead, if set, is called before each look at the kernel's tree.
-	OnRead func()
 	// OnChange, if set, is called after each change, without locks held.
 	OnChange func()
 
 	mu     sync.Mutex
+	onRead func()
 	armed  bool
 	at     int  // kill at the at-th change from now on, counted from 1
 	after  bool // after its effect, else before
 	dead   bool
 	log    []string
 	onKill func()
+}
+
+// SetOnRead sets what is called before each look at the kernel's tree.
+func (f *Faults) SetOnRead(hook func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.onRead = hook
 }
 
 // KillAt arms the fault. Counting starts now.
@@ -98,7 +104,7 @@ func (f *Faults) change(what string, effect func() error) error {
 
 func (f *Faults) look() error {
 	f.mu.Lock()
-	dead, hook := f.dead, f.OnRead
+	dead, hook := f.dead, f.onRead
 	f.mu.Unlock()
 	if dead {
 		return ErrKilled
@@ -146,8 +152,7 @@ func (t tree) ReadDir(p string) ([]string, error) {
 	if err := t.f.look(); err != nil {
 		return nil, err
 	}
-	names, err := t.Tree.ReadDir(p)
-	return names, err
+	return t.Tree.ReadDir(p)
 }
 
 // mortalGate is the gate as a mortal agent sees it.

@@ -29,7 +29,9 @@ type Kernel struct {
 	root      *node
 	events    []Event
 	bindErrs  map[netip.AddrPort]error
-	held      map[string]chan struct{}  // by namespace path
+	held      map[string]bool           // namespaces with I/O in flight, by path
+	config    bool                      // the target's lock is held by a disable
+	changed   *sync.Cond                // held, config or draining may have changed
 	kicks     map[string]int            // by NQN
 	listening map[string]netip.AddrPort // by port name
 }
@@ -61,13 +63,15 @@ func (e Event) String() string {
 // New returns a target with nothing configured.
 func New() *Kernel {
 	k := &Kernel{bindErrs: map[netip.AddrPort]error{}}
+	k.changed = sync.NewCond(&k.mu)
 	k.reset()
 	return k
 }
 
 func (k *Kernel) reset() {
 	k.root = newRoot()
-	k.held = map[string]chan struct{}{}
+	k.held = map[string]bool{}
+	k.config = false
 	k.kicks = map[string]int{}
 	k.listening = map[string]netip.AddrPort{}
 }
@@ -76,10 +80,8 @@ func (k *Kernel) reset() {
 func (k *Kernel) Reboot() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, held := range k.held {
-		close(held)
-	}
 	k.reset()
+	k.changed.Broadcast()
 }
 
 // SetOnOp installs a hook that is called before each changing operation,
@@ -117,15 +119,15 @@ func (k *Kernel) SetBindError(socket netip.AddrPort, err error) {
 	k.bindErrs[socket] = err
 }
 
-// HoldIO keeps an I/O of a namespace in flight: disabling it then blocks until
-// ReleaseIO, or until the hosts are disconnected through attr_qid_max.
+// HoldIO keeps an I/O of a namespace in flight: disabling or removing it then
+// blocks until ReleaseIO, or until the hosts are disconnected, through
+// attr_qid_max or because the subsystem is taken off a port. A blocked write to enable holds the lock that nearly every
+// other change of the target needs, attr_qid_max included; a blocked rmdir only
+// keeps everybody out of the namespaces of that subsystem.
 func (k *Kernel) HoldIO(nqn string, nsid uint32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	key := nsPath(nqn, nsid)
-	if k.held[key] == nil {
-		k.held[key] = make(chan struct{})
-	}
+	k.held[nsPath(nqn, nsid)] = true
 }
 
 // ReleaseIO ends the I/O that HoldIO began.
@@ -136,9 +138,36 @@ func (k *Kernel) ReleaseIO(nqn string, nsid uint32) {
 }
 
 func (k *Kernel) release(key string) {
-	if held := k.held[key]; held != nil {
-		close(held)
-		delete(k.held, key)
+	delete(k.held, key)
+	k.changed.Broadcast()
+}
+
+// drain waits, without the lock, until a namespace has no I/O in flight.
+func (k *Kernel) drain(p string) {
+	for k.held[p] {
+		k.changed.Wait()
+	}
+}
+
+// awaitConfig waits for the lock of the target (nvmet_config_sem).
+func (k *Kernel) awaitConfig() {
+	for k.config {
+		k.changed.Wait()
+	}
+}
+
+// awaitDir waits while p leads through a directory that a rmdir has locked.
+func (k *Kernel) awaitDir(p string) {
+	parts := strings.Split(p, "/")
+	if len(parts) < 3 || parts[0] != "subsystems" || parts[2] != "namespaces" {
+		return
+	}
+	for {
+		n, err := k.root.find(strings.Join(parts[:3], "/"))
+		if err != nil || !n.draining {
+			return
+		}
+		k.changed.Wait()
 	}
 }
 
@@ -176,6 +205,7 @@ func (k *Kernel) op(op nvmet.Op, p, val string, effect func() error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if err == nil {
+		k.awaitDir(p)
 		err = effect()
 	}
 	if err != nil {
@@ -189,6 +219,7 @@ func (k *Kernel) op(op nvmet.Op, p, val string, effect func() error) error {
 func (k *Kernel) ReadFile(p string) (string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.awaitDir(p)
 	dir, name := split(p)
 	n, err := k.root.find(dir)
 	if err != nil {
@@ -208,6 +239,7 @@ func (k *Kernel) ReadFile(p string) (string, error) {
 func (k *Kernel) ReadDir(p string) ([]string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.awaitDir(p)
 	n, err := k.root.find(p)
 	if err != nil {
 		return nil, fmt.Errorf("read directory %s: %w", p, err)

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/uuid"
 
@@ -64,6 +66,9 @@ func TestObjects(t *testing.T) {
 	s.write("subsystems/s/attr_allow_any_host", "1", nil)
 	s.link("hosts/h", "subsystems/s/allowed_hosts/h", syscall.EINVAL)
 	s.write("subsystems/s/attr_serial", "abc", nil)
+	if text, _ := s.k.ReadFile("subsystems/s/attr_serial"); text != "abc                 \n" {
+		t.Errorf("serial %q", text)
+	}
 	s.k.Discover("s")
 	s.write("subsystems/s/attr_serial", "def", syscall.EINVAL)
 	s.write("subsystems/s/attr_none", "1", syscall.ENOENT)
@@ -99,6 +104,58 @@ func TestNamespace(t *testing.T) {
 		t.Errorf("visible without a port: %v", got)
 	}
 	s.rmdir(ns, nil)
+}
+
+// A blocked write to enable stops the whole target, and the way out with it; a
+// blocked rmdir stops only those who look into the same directory.
+func TestHeldIO(t *testing.T) {
+	for _, byWrite := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) { heldIO(t, byWrite) })
+	}
+}
+
+func heldIO(t *testing.T, byWrite bool) {
+	k := nvmettest.New()
+	s := script{t, k}
+	ns := "subsystems/s/namespaces/1"
+	s.mkdir("subsystems/s", nil)
+	s.mkdir(ns, nil)
+	s.write(ns+"/device_path", "/dev/x", nil)
+	s.write(ns+"/enable", "1", nil)
+	k.HoldIO("s", 1)
+	var removed, listed, kicked atomic.Bool
+	go func() {
+		if byWrite {
+			s.write(ns+"/enable", "0", nil)
+		} else {
+			s.rmdir(ns, nil)
+		}
+		removed.Store(true)
+	}()
+	synctest.Wait()
+	go func() {
+		if _, err := k.ReadDir("subsystems/s/namespaces"); err != nil {
+			t.Error(err)
+		}
+		listed.Store(true)
+	}()
+	synctest.Wait()
+	if removed.Load() || listed.Load() != byWrite || len(k.Enabled("s")) != 0 {
+		t.Errorf("write %v: removed %v, listed %v", byWrite, removed.Load(), listed.Load())
+	}
+	go func() {
+		s.write("subsystems/s/attr_qid_max", "128", nil)
+		kicked.Store(true)
+	}()
+	synctest.Wait()
+	if kicked.Load() == byWrite || removed.Load() == byWrite {
+		t.Errorf("write %v: kicked %v, removed %v", byWrite, kicked.Load(), removed.Load())
+	}
+	k.ReleaseIO("s", 1)
+	synctest.Wait()
+	if !kicked.Load() || !removed.Load() || !listed.Load() || k.Kicks("s") != 1 {
+		t.Errorf("write %v: still blocked", byWrite)
+	}
 }
 
 func TestPorts(t *testing.T) {

@@ -50,6 +50,7 @@ type node struct {
 	parent     *node
 	isDefault  bool
 	discovered bool // subsystems: a host has seen it
+	draining   bool // namespaces directories: a rmdir inside waits for I/O
 	refs       int  // links that point here
 	attrs      map[string]string
 	dirs       map[string]*node
@@ -98,7 +99,7 @@ func (n *node) populate() {
 		n.addDefault(kindOther, "passthru")
 	case kindPort:
 		n.attrs = map[string]string{
-			"addr_trtype": "", "addr_adrfam": "pcie", "addr_traddr": "", "addr_trsvcid": "",
+			"addr_trtype": "", "addr_adrfam": "", "addr_traddr": "", "addr_trsvcid": "",
 			"addr_treq": "not specified", "addr_tsas": "none", "param_inline_data_size": "-1",
 			"param_max_queue_size": "-1", "param_pi_enable": "0",
 		}

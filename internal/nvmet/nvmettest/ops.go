@@ -1,7 +1,9 @@
 package nvmettest
 
 import (
+	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -52,10 +54,13 @@ func (k *Kernel) Rmdir(p string) error {
 		if err := n.removable(); err != nil {
 			return err
 		}
-		if n.kind == kindNamespace {
-			k.disable(p, n)
-		}
 		delete(n.parent.dirs, name)
+		if n.kind == kindNamespace && n.enabled() {
+			n.parent.draining = true
+			k.drain(p)
+			n.parent.draining = false
+			k.changed.Broadcast()
+		}
 		return nil
 	})
 }
@@ -64,6 +69,7 @@ func (k *Kernel) Rmdir(p string) error {
 // port makes it listen.
 func (k *Kernel) Symlink(target, p string) error {
 	return k.op(nvmet.OpSymlink, p, target, func() error {
+		k.awaitConfig()
 		to, err := k.root.find(target)
 		if err != nil {
 			return err
@@ -99,6 +105,7 @@ func (k *Kernel) Symlink(target, p string) error {
 // Unlink removes a link; without links a port stops listening.
 func (k *Kernel) Unlink(p string) error {
 	return k.op(nvmet.OpUnlink, p, "", func() error {
+		k.awaitConfig()
 		dir, name := split(p)
 		parent, err := k.root.find(dir)
 		if err != nil {
@@ -113,6 +120,9 @@ func (k *Kernel) Unlink(p string) error {
 		}
 		to.refs--
 		delete(parent.links, name)
+		if parent.kind == kindPortLinks {
+			k.disconnect(to)
+		}
 		if parent.kind == kindPortLinks && len(parent.links) == 0 {
 			delete(k.listening, parent.parent.name)
 		}
@@ -151,6 +161,7 @@ func (k *Kernel) WriteFile(p, text string) error {
 
 func (k *Kernel) writeNamespace(p string, n *node, name, text string) error {
 	if name == "enable" {
+		k.awaitConfig()
 		switch text {
 		case "1":
 			return k.enable(n)
@@ -160,6 +171,9 @@ func (k *Kernel) writeNamespace(p string, n *node, name, text string) error {
 		default:
 			return syscall.EINVAL
 		}
+	}
+	if n.enabled() && name == "buffered_io" {
+		return syscall.EINVAL
 	}
 	if n.enabled() && name != "ana_grpid" {
 		return syscall.EBUSY
@@ -195,17 +209,21 @@ func (k *Kernel) enable(n *node) error {
 	return nil
 }
 
-// disable hides the namespace at once and then waits for its I/O.
+// disable hides the namespace at once and then waits for its I/O, with the
+// lock of the whole target held.
 func (k *Kernel) disable(p string, n *node) {
-	n.attrs["enable"] = "0"
-	if held := k.held[p]; held != nil {
-		k.mu.Unlock()
-		<-held
-		k.mu.Lock()
+	if !n.enabled() {
+		return
 	}
+	n.attrs["enable"] = "0"
+	k.config = true
+	k.drain(p)
+	k.config = false
+	k.changed.Broadcast()
 }
 
 func (k *Kernel) writeSubsystem(n *node, name, text string) error {
+	k.awaitConfig()
 	switch name {
 	case "attr_allow_any_host":
 		if text != "0" && text != "1" || text == "1" && len(n.dirs["allowed_hosts"].links) > 0 {
@@ -216,33 +234,36 @@ func (k *Kernel) writeSubsystem(n *node, name, text string) error {
 		if n.discovered || text == "" || len(text) > limit {
 			return syscall.EINVAL
 		}
+		if name == "attr_serial" {
+			text = fmt.Sprintf("%-*s", limit, text)
+		}
 	case "attr_qid_max":
 		if q, err := strconv.ParseUint(text, 10, 16); err != nil || q < 1 || q > 128 {
 			return syscall.EINVAL
 		}
 		k.kicks[n.name]++
-		for nsid := range n.dirs["namespaces"].dirs {
-			k.release("subsystems/" + n.name + "/namespaces/" + nsid)
-		}
+		k.disconnect(n)
 	}
 	n.attrs[name] = text
 	return nil
+}
+
+// disconnect deletes the controllers of a subsystem, with their I/O in flight.
+func (k *Kernel) disconnect(subsystem *node) {
+	for held := range k.held {
+		if strings.HasPrefix(held, "subsystems/"+subsystem.name+"/") {
+			k.release(held)
+		}
+	}
 }
 
 func (k *Kernel) writePort(n *node, name, text string) error {
 	if _, on := k.listening[n.name]; on {
 		return syscall.EACCES
 	}
-	oneOf := func(values ...string) bool {
-		for _, v := range values {
-			if v == text {
-				return true
-			}
-		}
-		return false
-	}
-	if name == "addr_trtype" && !oneOf("tcp", "rdma", "fc", "loop") ||
-		name == "addr_adrfam" && !oneOf("ipv4", "ipv6", "ib", "fc", "pcie", "loop") {
+	oneOf := func(values ...string) bool { return slices.Contains(values, text) }
+	if name == "addr_trtype" && !oneOf("tcp", "rdma", "fc", "pci", "loop") ||
+		name == "addr_adrfam" && !oneOf("ipv4", "ipv6", "ib", "fc", "pci", "loop") {
 		return syscall.EINVAL
 	}
 	n.attrs[name] = text

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -32,15 +33,15 @@ func command(req wire.Request) (*exec.Cmd, error) {
 }
 
 // run carries out an exec request. It returns when the program has ended.
-func run(conn *wire.Conn, req wire.Request) (wire.Result, error) {
-	cmd, err := command(req)
+func run(c *call) (wire.Result, error) {
+	cmd, err := command(c.Request)
 	if err != nil {
 		return wire.Result{}, err
 	}
-	cmd.Stdout, cmd.Stderr = conn.Writer(wire.Data), conn.Writer(wire.Stderr)
+	cmd.Stdout, cmd.Stderr = c.Writer(wire.Data), c.Writer(wire.Stderr)
 	cmd.WaitDelay = outputGrace
 	var stdin io.WriteCloser
-	if req.Stdin {
+	if c.Stdin {
 		if stdin, err = cmd.StdinPipe(); err != nil {
 			return wire.Result{}, err
 		}
@@ -48,32 +49,32 @@ func run(conn *wire.Conn, req wire.Request) (wire.Result, error) {
 	if err := cmd.Start(); err != nil {
 		return wire.Result{}, err
 	}
-	go feed(conn, stdin, cmd.Process.Pid)
+	c.watch(feed(stdin))
+	ended := make(chan struct{})
+	defer close(ended)
+	go func() {
+		select {
+		case <-c.gone:
+			_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL) // ESRCH when all have ended
+		case <-ended:
+		}
+	}()
 	return exitResult(cmd, cmd.Wait())
 }
 
-// feed passes stdin on and kills the program's process group when the connection goes. It ends with the connection,
-// which the caller closes after the Result.
-func feed(conn *wire.Conn, stdin io.WriteCloser, pid int) {
-	closeStdin := func() {
-		if stdin != nil {
-			stdin.Close()
-			stdin = nil
-		}
-	}
-	defer closeStdin()
-	for {
-		t, payload, err := conn.ReadFrame()
-		switch {
-		case err != nil:
-			_ = unix.Kill(-pid, unix.SIGKILL) // ESRCH when all have ended
+// feed returns what passes frames on to a program, as long as it reads.
+func feed(stdin io.WriteCloser) func(wire.FrameType, []byte) {
+	return func(t wire.FrameType, payload []byte) {
+		if stdin == nil {
 			return
-		case t == wire.EOF:
-			closeStdin()
-		case t == wire.Data && stdin != nil:
-			if _, err := stdin.Write(payload); err != nil {
-				closeStdin() // the program reads no more, which is its right
-			}
+		}
+		var err error
+		if t == wire.Data {
+			_, err = stdin.Write(payload)
+		}
+		if t == wire.EOF || err != nil {
+			_ = stdin.Close() // a program that reads no more is within its rights
+			stdin = nil
 		}
 	}
 }
@@ -101,15 +102,15 @@ type proc struct {
 	res  wire.Result
 }
 
-func (s *server) start(req wire.Request) (wire.Result, error) {
+func (s *Server) start(req wire.Request) (wire.Result, error) {
 	cmd, err := command(req)
 	if err != nil {
 		return wire.Result{}, err
 	}
-	if err := os.MkdirAll("/var/log", 0o755); err != nil {
+	if err := os.MkdirAll(s.logDir, 0o755); err != nil {
 		return wire.Result{}, err
 	}
-	log, err := os.OpenFile("/var/log/"+req.Name+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	log, err := os.OpenFile(filepath.Join(s.logDir, req.Name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return wire.Result{}, err
 	}
@@ -135,7 +136,7 @@ func (s *server) start(req wire.Request) (wire.Result, error) {
 	return wire.Result{ID: id, Pid: p.pid}, nil
 }
 
-func (s *server) find(id int) (*proc, error) {
+func (s *Server) find(id int) (*proc, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p, ok := s.procs[id]
@@ -146,7 +147,7 @@ func (s *server) find(id int) (*proc, error) {
 }
 
 // signal reaches the whole process group. A program that has ended is left in peace: its group may be another's.
-func (s *server) signal(req wire.Request) (wire.Result, error) {
+func (s *Server) signal(req wire.Request) (wire.Result, error) {
 	p, err := s.find(req.ID)
 	if err != nil {
 		return wire.Result{}, err
@@ -162,7 +163,7 @@ func (s *server) signal(req wire.Request) (wire.Result, error) {
 	return wire.Result{Pid: p.pid}, nil
 }
 
-func (s *server) status(req wire.Request) (wire.Result, error) {
+func (s *Server) status(req wire.Request) (wire.Result, error) {
 	p, err := s.find(req.ID)
 	if err != nil {
 		return wire.Result{}, err
@@ -176,20 +177,15 @@ func (s *server) status(req wire.Request) (wire.Result, error) {
 }
 
 // wait answers when the program has ended, or gives up with the connection.
-func (s *server) wait(conn *wire.Conn, req wire.Request) (wire.Result, error) {
-	p, err := s.find(req.ID)
+func (s *Server) wait(c *call) (wire.Result, error) {
+	p, err := s.find(c.ID)
 	if err != nil {
 		return wire.Result{}, err
 	}
-	gone := make(chan error, 1)
-	go func() {
-		_, _, err := conn.ReadFrame()
-		gone <- err
-	}()
 	select {
 	case <-p.done:
 		return p.res, nil
-	case <-gone:
+	case <-c.ended():
 		return wire.Result{}, errors.New("the harness stopped waiting")
 	}
 }

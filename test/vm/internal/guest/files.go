@@ -12,28 +12,64 @@ import (
 	"github.com/holdfast-csi/holdfast/test/vm/internal/wire"
 )
 
-// put writes beside the target and renames, so that a program being replaced goes on undisturbed.
+// put reads all that is sent in any case: an answer sent while the other side still sends could be lost.
 func put(conn *wire.Conn, req wire.Request) error {
-	if err := os.MkdirAll(filepath.Dir(req.Path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(req.Path), ".put-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails after the rename, as it should
-	if err := receive(conn, f); err != nil {
-		f.Close()
+	w := &lazyWriter{open: func() (*os.File, error) { return createBeside(req.Path) }}
+	if err := receive(conn, w); err != nil {
+		w.abandon()
 		return fmt.Errorf("receive %s: %w", req.Path, err)
 	}
-	if err := f.Chmod(os.FileMode(req.Mode)); err != nil {
-		f.Close()
-		return err
+	return w.commit(req.Path, os.FileMode(req.Mode))
+}
+
+// createBeside makes a temporary file in the directory of path.
+func createBeside(path string) (*os.File, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, err
 	}
-	if err := f.Close(); err != nil {
-		return err
+	return os.CreateTemp(filepath.Dir(path), ".put-*")
+}
+
+// lazyWriter writes to a file that it opens itself, and after an error swallows the rest.
+type lazyWriter struct {
+	open func() (*os.File, error)
+	file *os.File
+	err  error
+}
+
+func (w *lazyWriter) Write(p []byte) (int, error) {
+	if w.file == nil && w.err == nil {
+		w.file, w.err = w.open()
 	}
-	return os.Rename(f.Name(), req.Path)
+	if w.err == nil {
+		_, w.err = w.file.Write(p)
+	}
+	return len(p), nil
+}
+
+func (w *lazyWriter) abandon() {
+	if w.file != nil {
+		_ = w.file.Close()           // the error that led here is the one to report
+		_ = os.Remove(w.file.Name()) // likewise
+	}
+}
+
+// commit renames the file into place, so that a program being replaced goes on undisturbed.
+func (w *lazyWriter) commit(path string, mode os.FileMode) error {
+	_, _ = w.Write(nil) // an empty file is a file too; the error is kept
+	if w.err == nil {
+		w.err = w.file.Chmod(mode)
+	}
+	if w.err == nil {
+		w.err = w.file.Close()
+	}
+	if w.err == nil {
+		w.err = os.Rename(w.file.Name(), path)
+	}
+	if w.err != nil {
+		w.abandon()
+	}
+	return w.err
 }
 
 func receive(conn *wire.Conn, w io.Writer) error {
@@ -63,10 +99,10 @@ func get(conn *wire.Conn, req wire.Request) error {
 }
 
 // dial connects to an address in the machine and makes the connection carry the stream.
-func (s *server) dial(conn *wire.Conn, req wire.Request) {
+func (s *Server) dial(conn *wire.Conn, req wire.Request) {
 	target, err := net.DialTimeout(req.Network, req.Address, dialTimeout)
 	if err != nil {
-		_ = conn.WriteResult(failure(err)) // see handle
+		_ = conn.WriteResult(failure(err)) // see Handle
 		return
 	}
 	defer target.Close()

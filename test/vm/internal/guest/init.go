@@ -130,5 +130,5 @@ func work() error {
 		loadModules(cfg.Later)
 		milestone("the other modules are loaded")
 	}()
-	return newServer(cfg).serve()
+	return NewServer(cfg, "/var/log").Serve()
 }

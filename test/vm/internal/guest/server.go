@@ -21,23 +21,28 @@ const (
 	parked      = 4
 	dialTimeout = 5 * time.Second
 	dialPause   = 200 * time.Millisecond
+	// lingerTimeout bounds the wait for the harness to close.
+	lingerTimeout = 5 * time.Second
 )
 
-type server struct {
+// Server carries out the requests of the harness.
+type Server struct {
 	token   string
 	control string
+	logDir  string // of started programs
 
 	mu     sync.Mutex
 	procs  map[int]*proc // guarded by mu
 	lastID int           // guarded by mu
 }
 
-func newServer(cfg wire.Config) *server {
-	return &server{token: cfg.Token, control: cfg.Control, procs: make(map[int]*proc)}
+// NewServer makes a Server that keeps the outputs of started programs in logDir.
+func NewServer(cfg wire.Config, logDir string) *Server {
+	return &Server{token: cfg.Token, control: cfg.Control, logDir: logDir, procs: make(map[int]*proc)}
 }
 
-// serve parks connections for ever.
-func (s *server) serve() error {
+// Serve dials the harness and parks connections for ever.
+func (s *Server) Serve() error {
 	var wg sync.WaitGroup
 	for range parked {
 		wg.Go(s.park)
@@ -47,18 +52,18 @@ func (s *server) serve() error {
 }
 
 // park keeps one connection waiting for a request at all times, and hands each that gets one to a goroutine of its own.
-func (s *server) park() {
+func (s *Server) park() {
 	for {
 		conn, req, err := s.await()
 		if err != nil {
 			time.Sleep(dialPause)
 			continue
 		}
-		go s.handle(conn, req)
+		go s.Handle(conn, req)
 	}
 }
 
-func (s *server) await() (*wire.Conn, wire.Request, error) {
+func (s *Server) await() (*wire.Conn, wire.Request, error) {
 	raw, err := net.DialTimeout("tcp", s.control, dialTimeout)
 	if err != nil {
 		return nil, wire.Request{}, err
@@ -75,40 +80,79 @@ func (s *server) await() (*wire.Conn, wire.Request, error) {
 	return nil, wire.Request{}, errors.New("connection closed before a request")
 }
 
-// handle carries out one request and sends its Result.
-func (s *server) handle(conn *wire.Conn, req wire.Request) {
+// Handle carries out one request, sends its Result and closes the connection.
+func (s *Server) Handle(conn *wire.Conn, req wire.Request) {
 	defer conn.Close()
 	if req.Op == wire.OpDial {
 		s.dial(conn, req)
 		return
 	}
-	res, err := s.do(conn, req)
+	c := &call{Conn: conn, Request: req}
+	res, err := s.do(c)
 	if err != nil {
 		res = failure(err)
 	}
-	_ = conn.WriteResult(res) // the harness may be gone, and nobody else wants to know
+	if conn.WriteResult(res) != nil {
+		return // the harness is gone, and nobody else wants to know
+	}
+	// The harness closes when it has the Result. Closing first could lose it: data that then still arrives, such as input
+	// that the program did not read, makes the kernel reset the connection.
+	select {
+	case <-c.ended():
+	case <-time.After(lingerTimeout):
+	}
 }
 
-func (s *server) do(conn *wire.Conn, req wire.Request) (wire.Result, error) {
-	switch req.Op {
+// call is a request being carried out.
+type call struct {
+	*wire.Conn
+	wire.Request
+	gone chan struct{} // closed when the harness has closed the connection; nil until somebody reads
+}
+
+// ended reads what still comes, if nobody does so yet.
+func (c *call) ended() <-chan struct{} {
+	if c.gone == nil {
+		c.watch(func(wire.FrameType, []byte) {})
+	}
+	return c.gone
+}
+
+// watch hands all further frames to each, from a goroutine that ends with the connection.
+func (c *call) watch(each func(wire.FrameType, []byte)) {
+	c.gone = make(chan struct{})
+	go func() {
+		defer close(c.gone)
+		for {
+			t, payload, err := c.ReadFrame()
+			if err != nil {
+				return
+			}
+			each(t, payload)
+		}
+	}()
+}
+
+func (s *Server) do(c *call) (wire.Result, error) {
+	switch c.Op {
 	case wire.OpExec:
-		return run(conn, req)
+		return run(c)
 	case wire.OpStart:
-		return s.start(req)
+		return s.start(c.Request)
 	case wire.OpSignal:
-		return s.signal(req)
+		return s.signal(c.Request)
 	case wire.OpWait:
-		return s.wait(conn, req)
+		return s.wait(c)
 	case wire.OpStatus:
-		return s.status(req)
+		return s.status(c.Request)
 	case wire.OpPut:
-		return wire.Result{}, put(conn, req)
+		return wire.Result{}, put(c.Conn, c.Request)
 	case wire.OpGet:
-		return wire.Result{}, get(conn, req)
+		return wire.Result{}, get(c.Conn, c.Request)
 	case wire.OpPowerOff:
 		return wire.Result{}, shutDown()
 	default:
-		return wire.Result{}, fmt.Errorf("operation %q is not known", req.Op)
+		return wire.Result{}, fmt.Errorf("operation %q is not known", c.Op)
 	}
 }
 

@@ -23,11 +23,11 @@ const probeTimeout = 8 * time.Second
 // kernel and initrd make a machine that prints line.
 func Accel(ctx context.Context, dir, kernel, initrd, line string) (string, error) {
 	switch forced := os.Getenv("HOLDFAST_VM_ACCEL"); forced {
-	case "tcg", "kvm":
+	case "tcg", "tcg-multi", "kvm":
 		return forced, nil
 	case "":
 	default:
-		return "", fmt.Errorf("HOLDFAST_VM_ACCEL=%s: must be tcg or kvm", forced)
+		return "", fmt.Errorf("HOLDFAST_VM_ACCEL=%s: must be tcg, tcg-multi or kvm", forced)
 	}
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {

@@ -26,8 +26,7 @@ type Process struct {
 	cmd    *exec.Cmd
 	qmp    *monitor
 	stderr tailBuffer
-	done   chan struct{} // closed after the end; err is set before
-	err    error
+	done   chan struct{} // closed after the end
 }
 
 // Start runs QEMU. The serial console goes to console, from a goroutine of its own, until the process has ended. The files
@@ -71,7 +70,7 @@ func (p *Process) spawn() error {
 		if err != nil {
 			return
 		}
-		p.err = p.cmd.Wait()
+		_ = p.cmd.Wait() // how it ended is in what it printed
 		close(p.done)
 	}()
 	return <-started
@@ -79,16 +78,6 @@ func (p *Process) spawn() error {
 
 // Done is closed when QEMU has ended, whatever the reason.
 func (p *Process) Done() <-chan struct{} { return p.done }
-
-// Running tells whether QEMU has not ended.
-func (p *Process) Running() bool {
-	select {
-	case <-p.done:
-		return false
-	default:
-		return true
-	}
-}
 
 // Kill ends QEMU at once and waits for the end.
 func (p *Process) Kill() {
@@ -101,9 +90,6 @@ func (p *Process) Kill() {
 
 // Stderr returns the end of what QEMU complained about.
 func (p *Process) Stderr() string { return strings.TrimSpace(p.stderr.String()) }
-
-// ExitError returns how QEMU ended; only valid after Done.
-func (p *Process) ExitError() error { return p.err }
 
 // Continue lets a machine that was started paused run.
 func (p *Process) Continue(ctx context.Context) error { return p.qmp.execute(ctx, "cont", nil) }

@@ -1,0 +1,99 @@
+//go:build kernel
+
+package initiator_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+	"github.com/holdfast-csi/holdfast/internal/initiator/initiatortest"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+	"github.com/holdfast-csi/holdfast/pkg/nvme"
+)
+
+func TestHostOnKernelIPv6(t *testing.T) {
+	portals := [2]netip.AddrPort{netip.MustParseAddrPort("[::1]:4421"), netip.MustParseAddrPort("[::1]:4422")}
+	initiatortest.TestHost(t, func(t *testing.T) initiatortest.Rig { return initiatortest.NewNvmet(t) }, portals)
+}
+
+func oneQueue(nqn string, p netip.AddrPort) initiator.Session {
+	return initiator.Session{
+		NQN: nqn, HostNQN: hostNQN, HostID: hostID, Portals: []netip.AddrPort{p},
+		Config: nvme.ConnectionConfig{CtrlLossTmo: -1, ReconnectDelay: 1, KeepAliveTmo: 5, NrIOQueues: 1},
+	}
+}
+
+// Deleting a live controller whose path has gone silent takes the kernel its
+// time. Nobody else waits for it.
+func TestDisconnectOfASilentPathOnKernel(t *testing.T) {
+	n := initiatortest.NewNvmet(t)
+	n.AddSubsystem(testNQN, portalA)
+	n.AddSubsystem(otherNQN, portalB)
+	h := initiator.New(n.Options())
+	t.Cleanup(func() {
+		for _, nqn := range []string{testNQN, otherNQN} {
+			if err := h.Disconnect(context.Background(), nqn); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	if err := h.EnsureSession(t.Context(), oneQueue(testNQN, portalA)); err != nil {
+		t.Fatal(err)
+	}
+	sh(t, "nft add table inet t && nft 'add chain inet t i { type filter hook input priority 0; }' && nft add rule inet t i tcp dport 4421 drop && nft add rule inet t i tcp sport 4421 drop")
+	t.Cleanup(func() { sh(t, "nft delete table inet t") })
+	begin := time.Now()
+	err := h.Disconnect(within(t, 2*time.Second), testNQN)
+	t.Logf("after %.1f s: %v", time.Since(begin).Seconds(), err)
+	if err != nil && !errors.Is(err, volume.ErrPending) {
+		t.Error(err)
+	}
+	if d := time.Since(begin); d > 4*time.Second {
+		t.Errorf("it held its caller for %v", d)
+	}
+	other := time.Now()
+	if err := h.EnsureSession(t.Context(), oneQueue(otherNQN, portalB)); err != nil {
+		t.Error(err)
+	}
+	t.Logf("another session in %.1f s", time.Since(other).Seconds())
+	if err := h.Disconnect(within(t, 2*time.Minute), testNQN); err != nil {
+		t.Error(err)
+	}
+	t.Logf("gone after %.1f s", time.Since(begin).Seconds())
+}
+
+// A portal that accepts and says nothing: the caller goes when it wants, other
+// connects wait for the kernel, and what comes after is clean.
+func TestHungPortalOnKernel(t *testing.T) {
+	n := initiatortest.NewNvmet(t)
+	n.AddSubsystem(testNQN, portalA)
+	n.AddSubsystem(otherNQN, portalB)
+	listen(t, portalC.String(), func(c *net.TCPConn) {
+		t.Cleanup(func() { _ = c.Close() })
+	})
+	h := initiator.New(n.Options())
+	begin := time.Now()
+	err := h.EnsureSession(within(t, time.Second), oneQueue(testNQN, portalC))
+	wantIs(t, err, volume.ErrUnavailable, context.DeadlineExceeded)
+	t.Logf("the hung one after %.1f s: %v", time.Since(begin).Seconds(), err)
+	if d := time.Since(begin); d > 3*time.Second {
+		t.Errorf("it held its caller for %v", d)
+	}
+	if err := h.EnsureSession(within(t, time.Minute), oneQueue(otherNQN, portalB)); err != nil {
+		t.Error(err)
+	}
+	t.Logf("another after %.1f s", time.Since(begin).Seconds())
+	if err := h.EnsureSession(within(t, time.Minute), oneQueue(testNQN, portalA)); err != nil {
+		t.Error(err)
+	}
+	for _, nqn := range []string{testNQN, otherNQN} {
+		if err := h.Disconnect(within(t, time.Minute), nqn); err != nil {
+			t.Error(err)
+		}
+	}
+}

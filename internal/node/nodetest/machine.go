@@ -1,0 +1,429 @@
+package nodetest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// major is the device number of the kernel's extended block devices.
+const major = 259
+
+// Machine is one node's kernel. Its methods may be called at any time.
+type Machine struct {
+	target Target
+
+	mu       sync.Mutex
+	changed  chan struct{} // closed and replaced at every change
+	off      chan struct{} // closed at the end of the test
+	stubborn bool
+	sessions map[string]*link // by NQN
+	disks    map[string]*disk // by name; also deleted ones that a file system holds
+	mounts   []mounted
+	supers   map[string]*super // by the name of the disk
+	busy     map[string]bool   // paths that something holds open
+	refusing map[string]error  // by NQN: how a connect fails
+	lost     []string
+	ended    map[string]int // by NQN: how often Disconnect took it down
+}
+
+type link struct {
+	initiator.Session
+	number int    // nvmeN
+	state  string // live or connecting
+	cut    bool
+}
+
+type disk struct {
+	name  string
+	minor uint32
+	nqn   string
+	ns    Namespace
+	gone  bool
+	dirty string // written to the device node and not flushed
+}
+
+// super is the superblock of a mounted file system.
+type super struct {
+	kind  filesystem.Kind
+	disk  *disk
+	dirty string
+}
+
+// mounted is a mount; super is nil for a bind of a device node or a directory
+// of the root file system.
+type mounted struct {
+	filesystem.Mount
+	super *super
+}
+
+// errOff is what hangs in the machine gets at the end of the test.
+var errOff = errors.New("the machine was turned off")
+
+// New returns a machine that reaches target. It is turned off with the test at
+// the latest.
+func New(t testing.TB, target Target) *Machine {
+	m := &Machine{target: target, off: make(chan struct{}), ended: map[string]int{}, refusing: map[string]error{}}
+	m.reset()
+	t.Cleanup(m.Off)
+	return m
+}
+
+func (m *Machine) reset() {
+	m.sessions, m.disks, m.supers = map[string]*link{}, map[string]*disk{}, map[string]*super{}
+	m.mounts, m.busy = nil, map[string]bool{}
+	if m.changed != nil {
+		close(m.changed)
+	}
+	m.changed = make(chan struct{})
+}
+
+// Off ends everything that hangs. It may be called again.
+func (m *Machine) Off() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	select {
+	case <-m.off:
+	default:
+		close(m.off)
+	}
+}
+
+// Reboot forgets everything that is in the kernel.
+func (m *Machine) Reboot() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reset()
+}
+
+// SetStubborn makes the kernel one before Linux 6.10: it goes on connecting to
+// a subsystem that is no longer there instead of giving up.
+func (m *Machine) SetStubborn() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stubborn = true
+}
+
+// Cut loses the path of a session: it is "connecting" until Heal.
+func (m *Machine) Cut(nqn string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.sessions[nqn]; s != nil {
+		s.cut, s.state = true, "connecting"
+	}
+	m.notify()
+}
+
+// Heal brings the path back.
+func (m *Machine) Heal(nqn string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if s := m.sessions[nqn]; s != nil {
+		s.cut = false
+	}
+	m.refresh()
+	m.notify()
+}
+
+// Vanish makes the kernel give a session up: its devices are deleted.
+func (m *Machine) Vanish(nqn string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.end(nqn)
+	m.notify()
+}
+
+// RefuseConnect makes connects to a subsystem fail at once with err.
+func (m *Machine) RefuseConnect(nqn string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refusing[nqn] = err
+}
+
+// SetBusy makes unmounts of path fail while busy.
+func (m *Machine) SetBusy(path string, busy bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.busy[path] = busy
+}
+
+// Sessions returns the NQNs that are connected, sorted.
+func (m *Machine) Sessions() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refresh()
+	return slices.Sorted(maps.Keys(m.sessions))
+}
+
+// Ended is how often Disconnect took a session down.
+func (m *Machine) Ended(nqn string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ended[nqn]
+}
+
+// Lost is what was written and never reached its device.
+func (m *Machine) Lost() string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return strings.Join(m.lost, "")
+}
+
+// Supers returns the disks with a live superblock, sorted.
+func (m *Machine) Supers() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.supers))
+}
+
+// Mounted returns "PATH KIND DISK MODE" for every mount, in the order in which
+// they were made.
+func (m *Machine) Mounted() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for _, x := range m.mounts {
+		name := x.Root
+		if x.super != nil {
+			name = x.super.disk.name
+		}
+		out = append(out, fmt.Sprintf("%s %s %s %s", x.Path, x.FSType, name, x.Options[0]))
+	}
+	return out
+}
+
+// Session is what sysfs says (node.Options.Sysfs).
+func (m *Machine) session(nqn string) nvmesysfs.Snapshot {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refresh()
+	return m.snapshot(nqn)
+}
+
+func (m *Machine) snapshot(nqn string) nvmesysfs.Snapshot {
+	var out nvmesysfs.Snapshot
+	s := m.sessions[nqn]
+	if s == nil {
+		return out
+	}
+	name := "nvme" + strconv.Itoa(s.number)
+	p := s.Portals[0]
+	out.Controllers = []nvmesysfs.Controller{{
+		Name: name, NQN: nqn, State: s.state, Transport: "tcp", Traddr: p.Addr().String(), Trsvcid: strconv.Itoa(int(p.Port())),
+		HostNQN: s.HostNQN, HostID: s.HostID,
+	}}
+	for _, d := range slices.SortedFunc(maps.Values(m.disks), func(a, b *disk) int { return strings.Compare(a.name, b.name) }) {
+		if d.nqn == nqn && !d.gone {
+			out.Namespaces = append(out.Namespaces, nvmesysfs.Namespace{
+				Disk: d.name, NQN: nqn, NSID: d.ns.NSID, UUID: d.ns.UUID, NGUID: d.ns.NGUID, SizeBytes: d.ns.SizeBytes,
+				BlockSize: d.ns.BlockSize, Major: major, Minor: d.minor, Controllers: []string{name},
+			})
+		}
+	}
+	return out
+}
+
+// notify, refresh and the rest below must be called with mu held.
+func (m *Machine) notify() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+// refresh makes the sessions show what the target has now.
+func (m *Machine) refresh() {
+	for nqn, s := range m.sessions {
+		if s.cut {
+			continue
+		}
+		list, ok := m.target.Visible(nqn, s.HostNQN)
+		switch {
+		case ok:
+			s.state = "live"
+			m.show(s, list)
+		case m.stubborn:
+			s.state = "connecting"
+		default:
+			m.end(nqn)
+		}
+	}
+}
+
+// show adds and deletes disks until they are those of list.
+func (m *Machine) show(s *link, list []Namespace) {
+	slices.SortFunc(list, func(a, b Namespace) int { return int(a.NSID) - int(b.NSID) })
+	same := func(d *disk) bool {
+		return slices.ContainsFunc(list, func(ns Namespace) bool {
+			return ns.NSID == d.ns.NSID && ns.UUID == d.ns.UUID && ns.NGUID == d.ns.NGUID
+		})
+	}
+	have := map[uint32]bool{}
+	for _, d := range m.disks {
+		if d.nqn == s.NQN && !d.gone {
+			if have[d.ns.NSID] = same(d); !have[d.ns.NSID] {
+				m.remove(d)
+			}
+		}
+	}
+	for _, ns := range list {
+		if have[ns.NSID] {
+			continue
+		}
+		d := &disk{nqn: s.NQN, ns: ns}
+		for i := 1; d.name == ""; i++ {
+			if name := fmt.Sprintf("nvme%dn%d", s.number, i); m.disks[name] == nil {
+				d.name = name
+			}
+		}
+		for d.minor == 0 || m.minorUsed(d.minor) {
+			d.minor++
+		}
+		m.disks[d.name] = d
+	}
+}
+
+func (m *Machine) minorUsed(minor uint32) bool {
+	for _, d := range m.disks {
+		if d.minor == minor {
+			return true
+		}
+	}
+	return false
+}
+
+// remove deletes a disk as the kernel does: what was not written is lost, and a
+// file system on it lives on without it.
+func (m *Machine) remove(d *disk) {
+	d.gone = true
+	m.lose(&d.dirty)
+	sb := m.supers[d.name]
+	if sb == nil {
+		delete(m.disks, d.name)
+	} else {
+		m.lose(&sb.dirty)
+	}
+	for i := range m.mounts {
+		if m.mounts[i].Root == "/"+d.name {
+			m.mounts[i].Root += "//deleted"
+		}
+	}
+}
+
+func (m *Machine) lose(dirty *string) {
+	if *dirty != "" {
+		m.lost = append(m.lost, *dirty)
+		*dirty = ""
+	}
+}
+
+func (m *Machine) end(nqn string) {
+	delete(m.sessions, nqn)
+	for _, d := range m.disks {
+		if d.nqn == nqn && !d.gone {
+			m.remove(d)
+		}
+	}
+}
+
+// pollEvery is for targets that announce nothing.
+const pollEvery = 10 * time.Millisecond
+
+// wait locks, and returns with the lock held as soon as ok holds. It gives up,
+// with the lock held too, when ctx ends or the machine is turned off.
+func (m *Machine) wait(ctx context.Context, ok func() bool) error {
+	m.mu.Lock()
+	for {
+		m.refresh()
+		if ok() {
+			return nil
+		}
+		changed := m.changed
+		m.mu.Unlock()
+		tick := time.NewTimer(pollEvery)
+		var err error
+		select {
+		case <-changed:
+		case <-tick.C:
+		case <-m.off:
+			err = errOff
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
+		tick.Stop()
+		m.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// hang waits as a system call does, for a live path to d or its end.
+func (m *Machine) hang(d *disk) error {
+	return m.wait(context.Background(), func() bool {
+		s := m.sessions[d.nqn]
+		return d.gone || s != nil && s.state == "live"
+	})
+}
+
+func (m *Machine) ensureSession(ctx context.Context, s initiator.Session) error {
+	var refused error
+	err := m.wait(ctx, func() bool {
+		if have := m.sessions[s.NQN]; have != nil {
+			return have.state == "live"
+		}
+		if refused = m.refusing[s.NQN]; refused != nil {
+			return true
+		}
+		if _, ok := m.target.Visible(s.NQN, s.HostNQN); !ok {
+			return false
+		}
+		number := 0
+		for slices.ContainsFunc(slices.Collect(maps.Values(m.sessions)), func(o *link) bool { return o.number == number }) {
+			number++
+		}
+		m.sessions[s.NQN] = &link{Session: s, number: number, state: "live"}
+		m.refresh()
+		m.notify()
+		return true
+	})
+	defer m.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("session %s has no live path: %w (%w)", s.NQN, volume.ErrUnavailable, err)
+	}
+	return refused
+}
+
+func (m *Machine) waitNamespace(ctx context.Context, id initiator.Identity) (ns nvmesysfs.Namespace, device string, err error) {
+	var found error
+	err = m.wait(ctx, func() bool {
+		ns, found = initiator.Match(m.snapshot(id.NQN), id)
+		var wrong *initiator.IdentityError
+		return found == nil || errors.As(found, &wrong)
+	})
+	defer m.mu.Unlock()
+	if err != nil {
+		return ns, "", fmt.Errorf("%s: %w (%w)", id, volume.ErrUnavailable, err)
+	}
+	return ns, "/dev/" + ns.Disk, found
+}
+
+func (m *Machine) disconnect(nqn string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.sessions[nqn] != nil {
+		m.ended[nqn]++
+	}
+	m.end(nqn)
+	m.notify()
+}

@@ -1,0 +1,289 @@
+package node_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/node"
+	"github.com/holdfast-csi/holdfast/internal/node/nodetest"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+func TestPublish(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fsType  string
+		change  func(*node.PublishRequest)
+		content filesystem.Kind
+		want    []string // mounts
+	}{
+		"file system": {fsType: "ext4", want: []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 rw"}},
+		"read-only pod": {
+			fsType: "ext4", change: func(r *node.PublishRequest) { r.TargetReadOnly = true },
+			want: []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 ro"},
+		},
+		"read-only stage": {
+			fsType: "xfs", content: filesystem.XFS, change: func(r *node.PublishRequest) { r.ReadOnly, r.TargetReadOnly = true, true },
+			want: []string{"STAGING xfs nvme0n1 ro", "pods/a/mount xfs nvme0n1 ro"},
+		},
+		"read-only stage, pod does not say so": {
+			fsType: "xfs", content: filesystem.XFS, change: func(r *node.PublishRequest) { r.ReadOnly = true },
+			want: []string{"STAGING xfs nvme0n1 ro", "pods/a/mount xfs nvme0n1 ro"},
+		},
+		"block":           {want: []string{"pods/a/mount devtmpfs /nvme0n1 rw"}},
+		"read-only block": {change: func(r *node.PublishRequest) { r.TargetReadOnly = true }, want: []string{"pods/a/mount devtmpfs /nvme0n1 ro"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				id := w.host.Create(size)
+				if c.content != "" {
+					w.host.Medium(id).Set(filesystem.Content{Kind: c.content})
+				}
+				p := w.publishRequest(w.stageRequest(id, c.fsType), "a")
+				if c.change != nil {
+					c.change(&p)
+				}
+				w.stage(p.StageRequest)
+				w.publish(p)
+				if diff := cmp.Diff(c.want, w.look().Mounts); diff != "" {
+					t.Fatalf("-want +got:\n%s", diff)
+				}
+				info, err := os.Stat(p.TargetPath)
+				if err != nil || info.IsDir() != (c.fsType != "") {
+					t.Errorf("target: %v %v", info, err)
+				}
+				w.proc.Strike(nodetest.Fault{})
+				w.publish(p)
+				if again := changes(w.proc.Steps()); len(again) > 0 {
+					t.Errorf("the second call did %v", again)
+				}
+				w.unpublish(p)
+				if exists(p.TargetPath) {
+					t.Error("the target path is still there")
+				}
+				w.unpublish(p)
+				w.unstage(p.StageRequest)
+				w.wantView(nothing)
+			})
+		})
+	}
+}
+
+func TestPublishUnstaged(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		p := w.publishRequest(w.stageRequest(w.host.Create(size), "ext4"), "a")
+		w.wantErr(w.node.Publish(w.ctx(), p), volume.ErrPrecondition, p.VolumeID)
+		if exists(p.TargetPath) {
+			t.Error("the target path was made")
+		}
+		w.wantView(nothing)
+	})
+}
+
+// TestPublishTwoPods: pods of one node share a volume unless the access mode
+// says that there is one only.
+func TestPublishTwoPods(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		r := w.stageRequest(w.host.Create(size), "ext4")
+		a, b := w.publishRequest(r, "a"), w.publishRequest(r, "b")
+		w.stage(r)
+		w.publish(a)
+		w.publish(b)
+		b.Exclusive = true
+		w.wantErr(w.node.Publish(w.ctx(), b), volume.ErrPrecondition, a.TargetPath)
+		w.unpublish(a)
+		w.publish(b)
+		w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath), volume.ErrUnavailable, b.TargetPath)
+		w.unpublish(b)
+		w.unstage(r)
+		w.wantView(nothing)
+	})
+}
+
+// TestPublishExclusive: only what is really there counts, so that a publish
+// that failed, or a reboot, does not keep a volume from its next pod.
+func TestPublishExclusive(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		r := w.stageRequest(w.host.Create(size), "ext4")
+		a, b := w.publishRequest(r, "a"), w.publishRequest(r, "b")
+		a.Exclusive, b.Exclusive = true, true
+		w.stage(r)
+		w.proc.Strike(nodetest.Fault{})
+		w.publish(a)
+		bind := len(w.proc.Steps()) // the last step
+		w.publish(a)
+		w.unpublish(a)
+		w.proc.Strike(nodetest.Fault{At: bind, Blow: nodetest.Fail, Err: syscall.ENOMEM})
+		w.wantErr(w.node.Publish(w.ctx(), a), volume.ErrUnavailable)
+		w.publish(b)
+		w.wantErr(w.node.Publish(w.ctx(), a), volume.ErrPrecondition, b.TargetPath)
+		w.reboot()
+		w.stage(r)
+		w.publish(a)
+		if got, want := w.look().Mounts, []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 rw"}; cmp.Diff(want, got) != "" {
+			t.Errorf("mounts %v", got)
+		}
+	})
+}
+
+// TestPublishReplaces: a mount at the path that shows something else is no
+// publication.
+func TestPublishReplaces(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		r := w.stageRequest(w.host.Create(size), "ext4")
+		p := w.publishRequest(r, "a")
+		w.stage(r)
+		w.must(os.MkdirAll(p.TargetPath, 0o750))
+		w.must(w.proc.Bind(w.root, p.TargetPath, false)) // somebody's directory
+		w.publish(p)
+		if got, want := w.look().Mounts, []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 rw"}; cmp.Diff(want, got) != "" {
+			t.Errorf("mounts %v", got)
+		}
+		p.TargetReadOnly = true // and so is one with another mode
+		w.publish(p)
+		if got, want := w.look().Mounts, []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 ro"}; cmp.Diff(want, got) != "" {
+			t.Errorf("mounts %v", got)
+		}
+	})
+}
+
+// TestPublishBlockDeviceAgain: a bind of a device node that the kernel deleted
+// is not that of the device of the same name that came after it.
+func TestPublishBlockDeviceAgain(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		id := w.host.Create(size)
+		p := w.publishRequest(w.stageRequest(id, ""), "a")
+		w.stage(p.StageRequest)
+		w.publish(p)
+		w.machine.Vanish(p.Attachment.Session.NQN)
+		w.stage(p.StageRequest)
+		w.publish(p)
+		if got, want := w.look().Mounts, []string{"pods/a/mount devtmpfs /nvme0n1 rw"}; cmp.Diff(want, got) != "" {
+			t.Errorf("mounts %v", got)
+		}
+		w.write(p.TargetPath, "x")
+		w.unpublish(p)
+		w.unstage(p.StageRequest)
+		w.wantView(nothing)
+		if got := w.host.Medium(id).Data(); got != "x" {
+			t.Errorf("data %q", got)
+		}
+	})
+}
+
+func TestUnpublish(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		r := w.stageRequest(w.host.Create(size), "ext4")
+		p := w.publishRequest(r, "a")
+		// A volume that nobody knows, and a path where nothing is.
+		w.must(w.node.Unpublish(w.ctx(), p.VolumeID, p.TargetPath))
+		w.stage(r)
+		w.publish(p)
+		w.machine.SetBusy(p.TargetPath, true)
+		err := w.node.Unpublish(w.ctx(), p.VolumeID, p.TargetPath)
+		if !errors.Is(err, syscall.EBUSY) || !exists(p.TargetPath) || len(w.look().Mounts) != 2 {
+			t.Errorf("busy: %v, %+v", err, w.look())
+		}
+		w.machine.SetBusy(p.TargetPath, false)
+		w.unpublish(p)
+		// What is in the directory below is not ours.
+		w.must(os.MkdirAll(filepath.Join(p.TargetPath, "kept"), 0o750))
+		w.wantErr(w.node.Unpublish(w.ctx(), p.VolumeID, p.TargetPath), volume.ErrUnavailable)
+		if !exists(filepath.Join(p.TargetPath, "kept")) {
+			t.Error("a directory that is not ours was removed")
+		}
+	})
+}
+
+func TestConditionAndStats(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		fs, raw := w.publishRequest(w.stageRequest(w.host.Create(size), "ext4"), "a"), w.publishRequest(w.stageRequest(w.host.Create(size), ""), "b")
+		for _, p := range []node.PublishRequest{fs, raw} {
+			w.stage(p.StageRequest)
+			w.publish(p)
+		}
+		_, err := w.node.Condition(w.ctx(), "nothing")
+		w.wantErr(err, volume.ErrNotFound)
+		_, err = w.node.Stats(w.ctx(), "nothing", "/x")
+		w.wantErr(err, volume.ErrNotFound)
+		_, err = w.node.Stats(w.ctx(), fs.VolumeID, raw.TargetPath)
+		w.wantErr(err, volume.ErrNotFound, raw.TargetPath)
+
+		usage := func(p node.PublishRequest, path string) *filesystem.Usage {
+			t.Helper()
+			u, err := w.node.Stats(w.ctx(), p.VolumeID, path)
+			w.must(err)
+			return u
+		}
+		if u := usage(fs, fs.StagingPath); u == nil || u.TotalBytes != size || u.TotalInodes != 100 {
+			t.Errorf("usage %+v", u)
+		}
+		if u := usage(raw, raw.TargetPath); u == nil || *u != (filesystem.Usage{TotalBytes: size}) {
+			t.Errorf("usage %+v", u)
+		}
+		for _, step := range []struct {
+			do   func(string)
+			want node.State
+			says string
+		}{
+			{func(string) {}, node.Connected, "connected"},
+			{w.machine.Cut, node.Reconnecting, "nothing is lost"},
+			{w.machine.Heal, node.Connected, "connected"},
+			{w.machine.Vanish, node.Lost, "deleted"},
+		} {
+			step.do(fs.Attachment.Session.NQN)
+			c, err := w.node.Condition(w.ctx(), fs.VolumeID)
+			if err != nil || c.State != step.want || !strings.Contains(c.Message, step.says) {
+				t.Errorf("condition %+v, %v; want %s", c, err, step.want)
+			}
+			if u := usage(fs, fs.TargetPath); (u != nil) != (step.want == node.Connected) {
+				t.Errorf("%s: usage %+v", step.want, u)
+			}
+		}
+	})
+}
+
+// TestStatsPathDies: the path is live when sysfs is read and dead when the file
+// system is looked at. The answer comes all the same, and one look hangs, not
+// one for every call.
+func TestStatsPathDies(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		p := w.publishRequest(w.stageRequest(w.host.Create(size), "ext4"), "a")
+		w.stage(p.StageRequest)
+		w.publish(p)
+		entered, open := w.proc.Hold("Stat")
+		defer open()
+		for range 3 {
+			u, err := w.node.Stats(w.Context(), p.VolumeID, p.TargetPath)
+			if u != nil || err != nil {
+				t.Errorf("usage %+v, %v", u, err)
+			}
+		}
+		<-entered
+		looks := 0
+		for _, s := range w.proc.Steps() {
+			if s == "Stat" {
+				looks++
+			}
+		}
+		if looks != 1 {
+			t.Errorf("%d looks hang, want 1", looks)
+		}
+	})
+}

@@ -1,0 +1,416 @@
+package node_test
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/node"
+	"github.com/holdfast-csi/holdfast/internal/node/nodetest"
+	"github.com/holdfast-csi/holdfast/internal/rpcerr"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// staged is the view of one ext4 volume that is staged and not published.
+func staged() view {
+	return view{Records: []string{"staged nvme0n1 "}, Mounts: []string{"STAGING ext4 nvme0n1 rw"}, Sessions: 1, Supers: []string{"nvme0n1"}}
+}
+
+func TestStage(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fsType   string
+		readOnly bool
+		options  []string
+		content  filesystem.Content
+		want     view
+		formats  int
+		changes  []string
+	}{
+		"blank ext4": {
+			fsType: "ext4", want: staged(), formats: 1,
+			changes: []string{"EnsureSession", "WaitNamespace", "BeginFormat", "Format", "FlushDevice", "EndFormat", "MountDevice"},
+		},
+		"blank xfs": {
+			fsType: "xfs", formats: 1,
+			want:    view{Records: []string{"staged nvme0n1 "}, Mounts: []string{"STAGING xfs nvme0n1 rw"}, Sessions: 1, Supers: []string{"nvme0n1"}},
+			changes: []string{"EnsureSession", "WaitNamespace", "BeginFormat", "Format", "FlushDevice", "EndFormat", "MountDevice"},
+		},
+		"ext4 that is there": {
+			fsType: "ext4", content: filesystem.Content{Kind: filesystem.Ext4}, want: staged(),
+			changes: []string{"EnsureSession", "WaitNamespace", "MountDevice"},
+		},
+		"ext4 with errors": {
+			fsType: "ext4", content: filesystem.Content{Kind: filesystem.Ext4, NeedsCheck: true}, want: staged(),
+			changes: []string{"EnsureSession", "WaitNamespace", "Check", "MountDevice"},
+		},
+		"read-only": {
+			fsType: "ext4", readOnly: true, content: filesystem.Content{Kind: filesystem.Ext4, NeedsCheck: true},
+			want:    view{Records: []string{"staged nvme0n1 "}, Mounts: []string{"STAGING ext4 nvme0n1 ro"}, Sessions: 1, Supers: []string{"nvme0n1"}},
+			changes: []string{"EnsureSession", "WaitNamespace", "MountDevice"},
+		},
+		"read-only whatever the options say": {
+			fsType: "ext4", readOnly: true, options: []string{"rw"}, content: filesystem.Content{Kind: filesystem.Ext4},
+			want:    view{Records: []string{"staged nvme0n1 "}, Mounts: []string{"STAGING ext4 nvme0n1 ro"}, Sessions: 1, Supers: []string{"nvme0n1"}},
+			changes: []string{"EnsureSession", "WaitNamespace", "MountDevice"},
+		},
+		"block": {
+			content: filesystem.Content{Kind: filesystem.Other}, want: view{Records: []string{"staged nvme0n1 "}, Sessions: 1},
+			changes: []string{"EnsureSession", "WaitNamespace"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				id := w.host.Create(size)
+				if c.content.Kind != "" {
+					w.host.Medium(id).Set(c.content)
+				}
+				r := w.stageRequest(id, c.fsType)
+				r.ReadOnly, r.MountOptions = c.readOnly, c.options
+				w.proc.Strike(nodetest.Fault{})
+				w.stage(r)
+				if diff := cmp.Diff(c.changes, changes(w.proc.Steps())); diff != "" {
+					t.Errorf("steps (-want +got):\n%s", diff)
+				}
+				w.wantView(c.want)
+				// Twice is once.
+				w.proc.Strike(nodetest.Fault{})
+				w.stage(r)
+				if again := changes(w.proc.Steps()); len(again) > 0 {
+					t.Errorf("the second call did %v", again)
+				}
+				w.wantView(c.want)
+				if m := w.host.Medium(id); m.Formats() != c.formats || w.host.Formatting(id) {
+					t.Errorf("formatted %d times, want %d; on record: %v", m.Formats(), c.formats, w.host.Formatting(id))
+				}
+				w.unstage(r)
+				w.wantView(nothing)
+			})
+		})
+	}
+}
+
+// TestStageBusy: CSI wants Aborted while another call on the volume is under way.
+func TestStageBusy(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"EnsureSession", "WaitNamespace", "Status", "Probe", "Format", "MountDevice"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				r := w.stageRequest(w.host.Create(size), "ext4")
+				entered, open := w.proc.Hold(step)
+				defer open()
+				first := make(chan error, 1)
+				go func() { first <- w.node.Stage(w.ctx(), r) }()
+				<-entered
+				for what, err := range map[string]error{
+					"stage":     w.node.Stage(w.ctx(), r),
+					"publish":   w.node.Publish(w.ctx(), w.publishRequest(r, "a")),
+					"unpublish": w.node.Unpublish(w.ctx(), r.VolumeID, w.target("a")),
+					"unstage":   w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath),
+				} {
+					if !errors.Is(err, volume.ErrBusy) || rpcerr.Code(err).String() != "Aborted" {
+						t.Errorf("%s meanwhile: %v", what, err)
+					}
+				}
+				open()
+				w.must(<-first)
+				w.wantView(staged())
+			})
+		})
+	}
+}
+
+// TestStageOtherVolumeMeanwhile: one hung volume holds up no other, also not one
+// that shares its session.
+func TestStageOtherVolumeMeanwhile(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		a, b := w.stageRequest(w.host.Create(size), "ext4"), w.stageRequest(w.host.Create(size), "xfs")
+		entered, open := w.proc.Hold("Format")
+		first := make(chan error, 1)
+		go func() { first <- w.node.Stage(w.ctx(), a) }()
+		<-entered
+		w.stage(b)
+		open()
+		w.must(<-first)
+	})
+}
+
+func TestStageDifferently(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*node.StageRequest){
+		"path":    func(r *node.StageRequest) { r.StagingPath += "-other" },
+		"fsType":  func(r *node.StageRequest) { r.FSType = "xfs" },
+		"block":   func(r *node.StageRequest) { r.FSType = "" },
+		"options": func(r *node.StageRequest) { r.MountOptions = []string{"noatime"} },
+		"mode":    func(r *node.StageRequest) { r.ReadOnly = true },
+		"NSID":    func(r *node.StageRequest) { r.Attachment.Identity.NSID++ },
+		"session": func(r *node.StageRequest) { r.Attachment.Session.NQN += "x" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				r := w.stageRequest(w.host.Create(size), "ext4")
+				w.stage(r)
+				other := r
+				change(&other)
+				w.wantErr(w.node.Stage(w.ctx(), other), volume.ErrExists, r.VolumeID, r.StagingPath)
+				w.wantErr(w.node.Publish(w.ctx(), w.publishRequest(other, "a")), volume.ErrExists)
+				w.wantView(staged())
+			})
+		})
+	}
+}
+
+func TestStageInvalid(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		good := w.stageRequest(w.host.Create(size), "ext4")
+		for name, c := range map[string]struct {
+			change func(*node.StageRequest)
+			says   string
+		}{
+			"no volume":     {func(r *node.StageRequest) { r.VolumeID = "" }, "volume ID"},
+			"no path":       {func(r *node.StageRequest) { r.StagingPath = "" }, "staging path"},
+			"relative path": {func(r *node.StageRequest) { r.StagingPath = "a/b" }, `"a/b"`},
+			"dots":          {func(r *node.StageRequest) { r.StagingPath = "/a/../b" }, `"/a/../b"`},
+			"slash behind":  {func(r *node.StageRequest) { r.StagingPath = "/a/" }, `"/a/"`},
+			"root":          {func(r *node.StageRequest) { r.StagingPath = "/" }, `"/"`},
+			"NUL":           {func(r *node.StageRequest) { r.StagingPath = "/a\x00b" }, `\x00`},
+			"fsType":        {func(r *node.StageRequest) { r.FSType = "btrfs" }, `"btrfs"`},
+			"option":        {func(r *node.StageRequest) { r.MountOptions = []string{"errors=continue"} }, `"errors" (value "continue")`},
+		} {
+			r := good
+			c.change(&r)
+			w.proc.Strike(nodetest.Fault{})
+			w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrInvalid, c.says)
+			w.wantErr(w.node.Publish(w.ctx(), w.publishRequest(r, "a")), volume.ErrInvalid, c.says)
+			if steps := w.proc.Steps(); len(steps) > 0 {
+				t.Errorf("%s: did %v", name, steps)
+			}
+		}
+		w.wantErr(w.node.Publish(w.ctx(), node.PublishRequest{StageRequest: good, TargetPath: "x"}), volume.ErrInvalid, `"x"`)
+		w.wantErr(w.node.Unpublish(w.ctx(), good.VolumeID, "/x/../y"), volume.ErrInvalid, "/x/../y")
+		w.wantErr(w.node.Unstage(w.ctx(), good.VolumeID, ""), volume.ErrInvalid, "staging path")
+		w.wantView(nothing)
+	})
+}
+
+// TestStageUncertain: whatever may pass keeps the record, because the kubelet
+// calls again; and it is never answered with a final code.
+func TestStageUncertain(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil, mend func(*world, node.StageRequest)
+		want        error
+	}{
+		"target away": {
+			func(w *world, r node.StageRequest) { w.host.Unpublish(r.Attachment.Identity.UUID) }, nil, volume.ErrUnavailable,
+		},
+		"agent away": {
+			func(w *world, _ node.StageRequest) { w.host.SetSilent(true) },
+			func(w *world, _ node.StageRequest) { w.host.SetSilent(false) }, volume.ErrUnavailable,
+		},
+		"device not readable": {
+			func(w *world, r node.StageRequest) { w.host.Medium(r.Attachment.Identity.UUID).FailReads(syscall.EIO) },
+			func(w *world, r node.StageRequest) { w.host.Medium(r.Attachment.Identity.UUID).FailReads(nil) }, volume.ErrUnavailable,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				r := w.stageRequest(w.host.Create(size), "ext4")
+				c.spoil(w, r)
+				err := w.node.Stage(w.ctx(), r)
+				w.wantErr(err, c.want)
+				if rpcerr.Final(err) {
+					t.Errorf("final: %v", err)
+				}
+				if v := w.look(); len(v.Records) != 1 || len(v.Mounts) > 0 || w.host.Medium(r.Attachment.Identity.UUID).Written() {
+					t.Errorf("left %+v", v)
+				}
+				if c.mend != nil {
+					c.mend(w, r)
+					w.stage(r)
+				}
+				w.unstage(r)
+				w.wantView(nothing)
+			})
+		})
+	}
+}
+
+// refusals are stages that must fail for good, with nothing left behind: the
+// kubelet forgets the stage and never unstages it.
+var refusals = map[string]struct {
+	spoil func(*world, *node.StageRequest)
+	want  error
+}{
+	"connect refused": {func(w *world, r *node.StageRequest) {
+		w.machine.RefuseConnect(r.Attachment.Session.NQN, &volumeError{volume.ErrPrecondition})
+	}, volume.ErrPrecondition},
+	"another volume there": {func(_ *world, r *node.StageRequest) { r.Attachment.Identity.UUID = r.Attachment.Identity.NGUID }, volume.ErrPrecondition},
+	"publication ended":    {func(_ *world, r *node.StageRequest) { r.Attachment.Managed.Ref.Generation += 7 }, volume.ErrEnded},
+	"foreign content": {func(w *world, r *node.StageRequest) {
+		w.host.Medium(r.Attachment.Managed.Ref.Volume).Set(filesystem.Content{Kind: filesystem.Other, Detail: "a LUKS header"})
+	}, volume.ErrPrecondition},
+	"not blank": {func(w *world, r *node.StageRequest) { w.host.Medium(r.Attachment.Managed.Ref.Volume).SetWritten() }, volume.ErrPrecondition},
+	"errors for a person": {func(w *world, r *node.StageRequest) {
+		m := w.host.Medium(r.Attachment.Managed.Ref.Volume)
+		m.Set(filesystem.Content{Kind: filesystem.Ext4, NeedsCheck: true})
+		m.SetBroken()
+	}, volume.ErrPrecondition},
+	"read-only and blank": {func(_ *world, r *node.StageRequest) { r.ReadOnly = true }, volume.ErrPrecondition},
+	"cut off": {func(w *world, r *node.StageRequest) {
+		w.host.Medium(r.Attachment.Managed.Ref.Volume).Set(filesystem.Content{Kind: filesystem.Ext4, DeclaredBytes: size + 1})
+	}, volume.ErrPrecondition},
+}
+
+type volumeError struct{ error }
+
+func (e *volumeError) Unwrap() error { return e.error }
+
+func TestStageRefused(t *testing.T) {
+	t.Parallel()
+	for name, c := range refusals {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				id := w.host.Create(size)
+				r := w.stageRequest(id, "ext4")
+				c.spoil(w, &r)
+				before, _ := w.host.Medium(id).Probe()
+				err := w.node.Stage(w.ctx(), r)
+				w.wantErr(err, c.want)
+				if !rpcerr.Final(err) {
+					t.Errorf("not final: %v", err)
+				}
+				w.wantView(nothing)
+				after, _ := w.host.Medium(id).Probe()
+				if diff := cmp.Diff(before, after); diff != "" || w.host.Medium(id).Formats() > 0 || w.host.Formatting(id) {
+					t.Errorf("something was written: %s", diff)
+				}
+			})
+		})
+	}
+}
+
+// TestStageRefusedRollbackFails: while something is left behind the answer must
+// not be final. Every step of the rollback fails once.
+func TestStageRefusedRollbackFails(t *testing.T) {
+	t.Parallel()
+	count := func(w *world, r node.StageRequest) int {
+		w.proc.Strike(nodetest.Fault{})
+		w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrPrecondition)
+		return len(w.proc.Steps())
+	}
+	steps := 0
+	inWorld(t, func(w *world) {
+		r := w.stageRequest(w.host.Create(size), "ext4")
+		w.host.Medium(r.Attachment.Identity.UUID).Set(filesystem.Content{Kind: filesystem.Other})
+		steps = count(w, r)
+	})
+	for at := 1; at <= steps; at++ {
+		inWorld(t, func(w *world) {
+			r := w.stageRequest(w.host.Create(size), "ext4")
+			w.host.Medium(r.Attachment.Identity.UUID).Set(filesystem.Content{Kind: filesystem.Other})
+			w.proc.Strike(nodetest.Fault{At: at, Blow: nodetest.Fail, Err: errors.New("a step failed")})
+			err := w.node.Stage(w.ctx(), r)
+			if rpcerr.Final(err) && cmp.Diff(nothing, w.look()) != "" || err == nil {
+				t.Errorf("step %d of %v: answered %v and left %+v", at, w.proc.Steps(), err, w.look())
+			}
+			// The kubelet calls again after an answer that is not final.
+			w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrPrecondition)
+			w.wantView(nothing)
+		})
+	}
+}
+
+// TestStageRollbackHangs: a rollback over a path that dies meanwhile is given
+// up after a while, and says that it is not over.
+func TestStageRollbackTime(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		r := w.stageRequest(w.host.Create(size), "ext4")
+		w.host.Medium(r.Attachment.Identity.UUID).Set(filesystem.Content{Kind: filesystem.Other})
+		entered, open := w.proc.Hold("Probe")
+		done := make(chan error, 1)
+		ctx, cancel := context.WithCancel(w.Context())
+		go func() { done <- w.node.Stage(ctx, r) }()
+		<-entered
+		cancel() // the kubelet went away; the clean-up is ours all the same
+		open()
+		w.wantErr(<-done, volume.ErrPrecondition)
+		w.wantView(nothing)
+	})
+}
+
+// TestStageDead: a stage whose device the kernel deleted is made again by the
+// next call, with the pods' paths taken over.
+func TestStageDead(t *testing.T) {
+	t.Parallel()
+	for name, kill := range map[string]func(*world, node.StageRequest){
+		"device deleted": func(w *world, r node.StageRequest) { w.machine.Vanish(r.Attachment.Session.NQN) },
+		"unmounted by hand": func(w *world, r node.StageRequest) {
+			w.must(w.proc.Unmount(r.StagingPath))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				id := w.host.Create(size)
+				r := w.stageRequest(id, "ext4")
+				p := w.publishRequest(r, "a")
+				w.stage(r)
+				w.publish(p)
+				kill(w, r)
+				w.publish(p)
+				v := w.look()
+				if len(v.Mounts) != 2 || len(v.Supers) != 1 || v.Sessions != 1 || len(v.Records) != 1 {
+					t.Errorf("after the restage: %+v", v)
+				}
+				w.write(p.TargetPath, "new")
+				w.unpublish(p)
+				w.unstage(r)
+				w.wantView(nothing)
+				if m := w.host.Medium(id); m.Data() != "new" || m.Formats() != 1 {
+					t.Errorf("data %q, formatted %d times", m.Data(), m.Formats())
+				}
+			})
+		})
+	}
+}
+
+// TestStageResumedThenUnstaged: a restage that does not come to its end must
+// not make the unstage forget the device that still has unsaved data.
+func TestStageResumedThenUnstaged(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		id := w.host.Create(size)
+		r := w.stageRequest(id, "ext4")
+		p := w.publishRequest(r, "a")
+		w.stage(r)
+		w.publish(p)
+		w.write(p.TargetPath, "precious")
+		w.must(w.proc.Unmount(r.StagingPath)) // by hand; the pod's bind stays
+		w.machine.Cut(r.Attachment.Session.NQN)
+		w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrUnavailable)
+		w.wantErr(w.node.Unpublish(w.ctx(), p.VolumeID, p.TargetPath), volume.ErrPending)
+		w.wantErr(w.node.Unstage(w.within(time.Second), r.VolumeID, r.StagingPath), volume.ErrPending)
+		w.machine.Heal(r.Attachment.Session.NQN)
+		synctest.Wait()
+		w.unstage(r)
+		w.wantView(nothing)
+		if got := w.host.Medium(id).Data(); got != "precious" {
+			t.Errorf("data %q", got)
+		}
+	})
+}

@@ -1,0 +1,273 @@
+package node_test
+
+import (
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/node"
+	"github.com/holdfast-csi/holdfast/internal/node/nodetest"
+	"github.com/holdfast-csi/holdfast/internal/rpcerr"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// used is a volume that is staged, was published, and has unsaved data.
+func used(w *world, fsType string) (r node.StageRequest, data func() string) {
+	w.Helper()
+	id := w.host.Create(size)
+	r = w.stageRequest(id, fsType)
+	p := w.publishRequest(r, "used")
+	w.stage(r)
+	w.publish(p)
+	w.write(p.TargetPath, "precious")
+	w.unpublish(p)
+	return r, w.host.Medium(id).Data
+}
+
+func TestUnstage(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fsType  string
+		changes []string
+	}{
+		"file system": {"ext4", []string{"Sync", "Unmount", "Disconnect"}},
+		"block":       {"", []string{"FlushDevice", "Disconnect"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				r, data := used(w, c.fsType)
+				w.proc.Strike(nodetest.Fault{})
+				w.unstage(r)
+				if diff := cmp.Diff(c.changes, changes(w.proc.Steps())); diff != "" {
+					t.Errorf("steps (-want +got):\n%s", diff)
+				}
+				w.wantView(nothing)
+				if data() != "precious" {
+					t.Errorf("data %q", data())
+				}
+				w.proc.Strike(nodetest.Fault{})
+				w.unstage(r)
+				w.wantSteps("Mounts")
+			})
+		})
+	}
+}
+
+func TestUnstageElsewhere(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		r, _ := used(w, "ext4")
+		w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath+"x"), volume.ErrInvalid, r.StagingPath)
+		w.wantView(staged())
+	})
+}
+
+// TestUnstageReconnecting: while the path is away nothing is changed but the
+// phase, and nothing is ever answered with OK.
+func TestUnstageReconnecting(t *testing.T) {
+	t.Parallel()
+	for _, fsType := range []string{"ext4", "xfs", ""} {
+		t.Run("fsType="+fsType, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				r, data := used(w, fsType)
+				before := w.look()
+				w.machine.Cut(r.Attachment.Session.NQN)
+				for range 3 {
+					w.proc.Strike(nodetest.Fault{})
+					w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath), volume.ErrPending, "reconnecting")
+					if c := changes(w.proc.Steps()); len(c) > 0 {
+						t.Errorf("did %v", c)
+					}
+				}
+				want := before
+				want.Records = []string{"unstaging nvme0n1 "}
+				w.wantView(want)
+				w.restart()
+				w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath), volume.ErrPending)
+				// A stage has to finish the unstage first, and cannot.
+				w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrPending)
+				w.machine.Heal(r.Attachment.Session.NQN)
+				w.unstage(r)
+				w.wantView(nothing)
+				if data() != "precious" {
+					t.Errorf("data %q", data())
+				}
+			})
+		})
+	}
+}
+
+// TestUnstageHangs: the path dies between the look at sysfs and the sync, or the
+// unmount. The mount table is empty then while the superblock still waits to be
+// written; no call may take that for done.
+func TestUnstageHangs(t *testing.T) {
+	t.Parallel()
+	for _, step := range []string{"Sync", "Unmount"} {
+		for _, restart := range []bool{false, true} {
+			t.Run(step, func(t *testing.T) {
+				t.Parallel()
+				inWorld(t, func(w *world) {
+					r, data := used(w, "ext4")
+					nqn := r.Attachment.Session.NQN
+					entered, open := w.proc.Hold(step)
+					done := make(chan error, 1)
+					go func() { done <- w.node.Unstage(w.within(2*time.Second), r.VolumeID, r.StagingPath) }()
+					<-entered
+					if step == "Unmount" {
+						// Something was written after the sync: the journal, say.
+						w.write(r.StagingPath, " and late")
+					}
+					w.machine.Cut(nqn)
+					open()
+					w.wantErr(<-done, volume.ErrPending)
+					if restart {
+						w.restart()
+					}
+					for range 2 {
+						w.wantErr(w.node.Unstage(w.within(2*time.Second), r.VolumeID, r.StagingPath), volume.ErrPending)
+						if v := w.look(); len(v.Records) != 1 || v.Sessions != 1 || len(v.Supers) != 1 || v.Lost != "" {
+							t.Fatalf("while the path is away: %+v", v)
+						}
+					}
+					w.machine.Heal(nqn)
+					w.unstage(r)
+					w.wantView(nothing)
+					want := "precious"
+					if step == "Unmount" {
+						want += " and late"
+					}
+					if data() != want {
+						t.Errorf("data %q, want %q", data(), want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestUnstageGone: the kernel deleted the device. There is nothing left to save,
+// so the unstage ends, and a namesake of the disk is not touched.
+func TestUnstageGone(t *testing.T) {
+	t.Parallel()
+	for _, fsType := range []string{"ext4", ""} {
+		t.Run("fsType="+fsType, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				r, _ := used(w, fsType)
+				w.machine.Vanish(r.Attachment.Session.NQN)
+				if fsType == "" {
+					other, medium := w.host.Static(size)
+					medium.Set(filesystem.Content{Kind: filesystem.Ext4})
+					w.stage(node.StageRequest{VolumeID: "other", StagingPath: w.staging("other"), FSType: "ext4", Attachment: other})
+				}
+				w.unstage(r)
+				want := view{Lost: "precious"}
+				if fsType == "" {
+					want = staged()
+					want.Lost = "precious"
+				}
+				w.wantView(want)
+			})
+		})
+	}
+}
+
+// TestUnstageErrorIsLoss: the device took not all that was written and the
+// kernel said so.
+func TestUnstageErrorIsLoss(t *testing.T) {
+	t.Parallel()
+	for fsType, step := range map[string]int{"ext4": 4, "": 4} {
+		inWorld(t, func(w *world) {
+			r, _ := used(w, fsType)
+			w.proc.Strike(nodetest.Fault{At: step, Blow: nodetest.Fail, Err: syscall.EIO})
+			err := w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath)
+			w.wantErr(err, volume.ErrDataLoss)
+			if got := rpcerr.Code(err).String(); got != "DataLoss" {
+				t.Errorf("code %s", got)
+			}
+			w.unstage(r)
+			w.wantView(nothing)
+		})
+	}
+}
+
+// TestUnstageUnknown: no record, because it was unstaged before or the state
+// directory was lost.
+func TestUnstageUnknown(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		w.must(w.node.Unstage(w.ctx(), "never/seen\x00", w.staging("x")))
+		r, data := used(w, "ext4")
+		w.boot, w.root = "other", t.TempDir() // another state directory
+		w.restart()
+		w.unstage(r)
+		if v := w.look(); len(v.Mounts) > 0 || len(v.Supers) > 0 || v.Lost != "" || data() != "precious" {
+			t.Errorf("%+v, data %q", v, data())
+		}
+	})
+}
+
+// TestUnstageUnknownHangs is TestUnstageHangs without a record.
+func TestUnstageUnknownHangs(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		r, data := used(w, "ext4")
+		w.root = t.TempDir()
+		w.restart()
+		entered, open := w.proc.Hold("Unmount")
+		done := make(chan error, 1)
+		go func() { done <- w.node.Unstage(w.within(2*time.Second), r.VolumeID, r.StagingPath) }()
+		<-entered
+		w.write(r.StagingPath, " and late")
+		w.machine.Cut(r.Attachment.Session.NQN)
+		open()
+		w.wantErr(<-done, volume.ErrPending)
+		w.wantErr(w.node.Unstage(w.within(2*time.Second), r.VolumeID, r.StagingPath), volume.ErrPending)
+		w.machine.Heal(r.Attachment.Session.NQN)
+		synctest.Wait()
+		w.unstage(r)
+		if data() != "precious and late" {
+			t.Errorf("data %q", data())
+		}
+	})
+}
+
+// TestUnstageAfterReboot: what an earlier boot staged is gone but for its record.
+func TestUnstageAfterReboot(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		r, _ := used(w, "ext4")
+		w.must(w.node.Stage(w.ctx(), r))
+		w.reboot()
+		w.proc.Strike(nodetest.Fault{})
+		w.unstage(r)
+		w.wantSteps("Disconnect")
+		w.wantView(nothing)
+	})
+}
+
+// TestStageAfterReboot restages without looking for anything of the old boot.
+func TestStageAfterReboot(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		r, data := used(w, "ext4")
+		w.must(w.proc.Sync(r.StagingPath))
+		w.reboot()
+		w.proc.Strike(nodetest.Fault{})
+		w.stage(r)
+		if diff := cmp.Diff([]string{"EnsureSession", "WaitNamespace", "MountDevice"}, changes(w.proc.Steps())); diff != "" {
+			t.Errorf("steps (-want +got):\n%s", diff)
+		}
+		w.wantView(staged())
+		if data() != "precious" {
+			t.Errorf("data %q", data())
+		}
+		w.publish(w.publishRequest(r, "a"))
+	})
+}

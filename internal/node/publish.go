@@ -27,7 +27,8 @@ func (n *Node) Publish(ctx context.Context, req PublishRequest) error {
 	if _, err := n.records.Get(req.VolumeID); errors.Is(err, volume.ErrNotFound) {
 		return fmt.Errorf("volume %s is not staged on this node: %w", req.VolumeID, volume.ErrPrecondition)
 	}
-	if err := n.stage(ctx, req.StageRequest); err != nil {
+	// Whatever this leaves, the kubelet unstages it: to it the volume is staged.
+	if _, err := n.stage(ctx, req.StageRequest); err != nil {
 		return err
 	}
 	rec, err := n.records.Get(req.VolumeID)

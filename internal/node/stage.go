@@ -28,29 +28,33 @@ func (n *Node) Stage(ctx context.Context, req StageRequest) error {
 		return err
 	}
 	defer release()
-	return n.stage(ctx, req)
+	begun, err := n.stage(ctx, req)
+	if err != nil && begun != nil {
+		return n.refuse(ctx, *begun, err)
+	}
+	return err
 }
 
-func (n *Node) stage(ctx context.Context, req StageRequest) error {
+// stage returns, with an error, the record of what it has begun, or nil if it
+// has begun nothing.
+func (n *Node) stage(ctx context.Context, req StageRequest) (begun *Record, err error) {
 	rec, err := n.records.Get(req.VolumeID)
 	switch {
 	case errors.Is(err, volume.ErrNotFound):
 		rec = newRecord(req, n.BootID)
 	case err != nil:
-		return err
+		return nil, err
 	default:
 		done, err := n.settle(ctx, &rec, req)
 		if done || err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := n.records.Put(req.VolumeID, rec); err != nil {
-		return err
+		return nil, err
 	}
-	if err := n.attach(ctx, &rec); err != nil {
-		return n.refuse(ctx, rec, err)
-	}
-	return nil
+	err = n.attach(ctx, &rec)
+	return &rec, err
 }
 
 // settle compares what the record says with what is asked, and clears away
@@ -64,19 +68,29 @@ func (n *Node) settle(ctx context.Context, rec *Record, req StageRequest) (done 
 		// Nothing of an earlier boot is left but the record.
 	case have < want:
 		if err := n.bury(ctx, *rec); err != nil {
-			return false, fmt.Errorf("volume %s: clear away ended generation %d: %w", req.VolumeID, have, err)
+			return false, unsettled(fmt.Errorf("volume %s: clear away ended generation %d: %w", req.VolumeID, have, err))
 		}
 	case rec.Phase == Unstaging || rec.Phase == Flushed:
 		if err := n.unstage(ctx, *rec); err != nil {
-			return false, fmt.Errorf("volume %s: finish the unstage that was begun: %w", req.VolumeID, err)
+			return false, unsettled(fmt.Errorf("volume %s: finish the unstage that was begun: %w", req.VolumeID, err))
 		}
 	case !sameStage(rec.Stage, req):
 		return false, fmt.Errorf("volume %s is staged at %s as %q: unstage it before staging it differently: %w", req.VolumeID, rec.Stage.StagingPath, rec.Stage.FSType, volume.ErrExists)
 	default:
-		return n.resume(ctx, rec, req)
+		done, err := n.resume(ctx, rec, req)
+		return done, unsettled(err)
 	}
 	*rec = newRecord(req, n.BootID)
 	return false, nil
+}
+
+// unsettled keeps an error from being final: what an earlier stage has left is
+// still there, and after a final answer nobody would come for it.
+func unsettled(err error) error {
+	if rpcerr.Final(err) {
+		return fmt.Errorf("%w: %v", volume.ErrPending, err)
+	}
+	return err
 }
 
 // resume looks at a stage of the same generation: whole, half-done or dead.

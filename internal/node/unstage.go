@@ -155,7 +155,9 @@ func (n *Node) takeDown(ctx context.Context, rec Record) error {
 
 // bury clears away a generation that has ended: a newer one was given to this
 // node, which the storage host does only after the old one was withdrawn. What
-// was queued or cached for the old one has no right to land anywhere.
+// was queued or cached for the old one has no right to land anywhere. The record
+// stays until that of the newer generation replaces it: without any, a publish
+// that is repeated after a crash would be one of a volume that is not staged.
 func (n *Node) bury(ctx context.Context, rec Record) error {
 	n.Log.Warn("clearing away a withdrawn publication", "volume", rec.Stage.VolumeID, "generation", rec.Stage.Attachment.Generation(), "disk", rec.Disk)
 	if err := n.dropWithdrawn(ctx, rec); err != nil {
@@ -166,10 +168,7 @@ func (n *Node) bury(ctx context.Context, rec Record) error {
 			return err
 		}
 	}
-	if err := n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk); err != nil {
-		return err
-	}
-	return n.records.Delete(rec.Stage.VolumeID)
+	return n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk)
 }
 
 // dropWithdrawn makes the kernel let go of a device whose publication has

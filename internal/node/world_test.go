@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -46,10 +47,22 @@ func inWorld(t *testing.T, test func(w *world)) {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{T: t, host: nodetest.NewHost(), root: t.TempDir(), boot: "first boot"}
+	w := &world{T: t, host: nodetest.NewHost(), root: memoryDir(t), boot: "first boot"}
 	w.machine = nodetest.New(t, w.host)
 	w.restart()
 	return w
+}
+
+// memoryDir is a directory in memory where the machine has one: a record is
+// flushed at every step, and these tests make many thousands of steps.
+func memoryDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "holdfast-node-*")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // restart starts the plugin anew on the records that are there.
@@ -161,25 +174,23 @@ func (w *world) look() view {
 	for _, r := range records {
 		paths := make([]string, 0, len(r.Targets))
 		for p := range r.Targets {
-			paths = append(paths, w.short(r, p))
+			paths = append(paths, w.short(p))
 		}
 		slices.Sort(paths)
 		v.Records = append(v.Records, string(r.Phase)+" "+r.Disk+" "+strings.Join(paths, ","))
 	}
 	slices.Sort(v.Records)
 	for _, m := range w.machine.Mounted() {
-		for _, r := range records {
-			m = w.short(r, m)
-		}
-		v.Mounts = append(v.Mounts, strings.ReplaceAll(m, w.root+"/", ""))
+		v.Mounts = append(v.Mounts, w.short(m))
 	}
 	return v
 }
 
-// short replaces the staging path, which is random, and the root.
-func (w *world) short(r node.Record, text string) string {
-	text = strings.ReplaceAll(text, r.Stage.StagingPath, "STAGING")
-	return strings.ReplaceAll(text, w.root+"/", "")
+var stagingPath = regexp.MustCompile(`stage/[^ ]*`)
+
+// short replaces staging paths, which are random, and the root.
+func (w *world) short(text string) string {
+	return stagingPath.ReplaceAllString(strings.ReplaceAll(text, w.root+"/", ""), "STAGING")
 }
 
 func (w *world) wantView(want view) {

@@ -10,6 +10,7 @@ import (
 	"context"
 	"log/slog"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
@@ -37,12 +38,12 @@ type Watch struct {
 	Sysfs    nvmesysfs.FS
 	Log      *slog.Logger
 
-	states map[string]string // controller to the state last logged; only the loop touches it
+	states map[string]linkState // by NQN and controller; only the loop touches it
 }
 
 // Run loops until ctx ends. Ending changes nothing: the kernel goes on alone.
 func (w *Watch) Run(ctx context.Context) {
-	w.states = map[string]string{}
+	w.states = map[string]linkState{}
 	tick := time.NewTicker(Every)
 	defer tick.Stop()
 	for {
@@ -77,34 +78,43 @@ func (w *Watch) once() {
 	}
 }
 
-// say logs each change of state once.
+// say logs each change of a session once: lost, back, gone. A session that is
+// only being made is neither.
 func (w *Watch) say(s nvmesysfs.Snapshot, sessions []Session) {
 	ours := map[string]bool{}
 	for _, x := range sessions {
 		ours[x.NQN] = true
 	}
-	seen := map[string]string{}
+	seen := map[string]linkState{}
 	for _, c := range s.Controllers {
 		if !ours[c.NQN] {
 			continue
 		}
-		seen[c.Name] = c.State
-		before, known := w.states[c.Name]
+		// Names are used again, so the name alone is not the controller.
+		key := c.NQN + " " + c.Name
+		before := w.states[key]
+		now := linkState{wasLive: before.wasLive || c.State == "live", lost: before.lost}
 		switch {
-		case before == c.State:
-		case c.State == "live" && known:
+		case c.State == "live" && before.lost:
 			w.Log.Info("session is back, I/O goes on", "nqn", c.NQN, "controller", c.Name)
-		case c.State == "connecting" && known:
+			now.lost = false
+		case c.State == "connecting" && before.wasLive && !before.lost:
 			w.Log.Warn("session is lost, I/O waits while the kernel reconnects", "nqn", c.NQN, "controller", c.Name, "portal", c.Traddr+":"+c.Trsvcid)
+			now.lost = true
 		}
+		seen[key] = now
 	}
-	for name := range w.states {
-		if _, ok := seen[name]; !ok {
-			w.Log.Warn("controller is gone", "controller", name)
+	for key := range w.states {
+		nqn, name, _ := strings.Cut(key, " ")
+		if _, there := seen[key]; !there && ours[nqn] {
+			w.Log.Warn("the kernel has deleted the controller of a session in use", "nqn", nqn, "controller", name)
 		}
 	}
 	w.states = seen
 }
+
+// linkState is what was last said of a controller.
+type linkState struct{ wasLive, lost bool }
 
 // order is one attribute to be written.
 type order struct {

@@ -101,7 +101,7 @@ func (m *Machine) bind(source, target string, readOnly bool) error {
 	if i := m.top(source); i >= 0 {
 		x = m.mounts[i]
 		x.Path, x.Options = target, slices.Clone(x.Options)
-	} else if isDevice {
+	} else if isDevice && !strings.Contains(name, "/") {
 		if d := m.disks[name]; d == nil || d.gone {
 			return fmt.Errorf("bind %s: %w", source, syscall.ENOENT)
 		}

@@ -45,7 +45,7 @@ func (h *Host) EnsureSession(ctx context.Context, s Session) error {
 	for wait := pollMin; ; wait = min(wait*2, pollMax) {
 		p, errs, err := h.advance(ctx, s, !time.Now().Before(next))
 		if err != nil {
-			return errors.Join(err, last)
+			return withLast(err, last)
 		}
 		if len(errs) > 0 {
 			last = errors.Join(errs...)
@@ -201,9 +201,14 @@ func notLive(s Session, p plan, last, cause error) error {
 	for _, m := range p.missing {
 		seen = append(seen, fmt.Sprintf("%s is not connected", m))
 	}
-	err := fmt.Errorf("session %s has no live path: %s: %w (%w)", s.NQN, strings.Join(seen, "; "), volume.ErrUnavailable, cause)
-	if last != nil {
-		err = fmt.Errorf("%w; last attempt: %w", err, last)
+	return withLast(fmt.Errorf("session %s has no live path: %s: %w (%w)", s.NQN, strings.Join(seen, "; "), volume.ErrUnavailable, cause), last)
+}
+
+// withLast adds what the last attempt said, as text: options that the kernel
+// refuses on one portal must not make the outcome of all of them look final.
+func withLast(err, last error) error {
+	if last == nil {
+		return err
 	}
-	return err
+	return fmt.Errorf("%w; last attempt: %v", err, last)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/holdfast-csi/holdfast/pkg/nvme"
 )
 
-// ErrAlreadyConnected: a controller for the same host, subsystem and address
+// ErrAlreadyConnected means that a controller for the same host, subsystem and address
 // exists. One that is reconnecting counts (Linux drivers/nvme/host/fabrics.h,
 // nvmf_ctlr_matches_baseopts).
 var ErrAlreadyConnected = errors.New("already connected")

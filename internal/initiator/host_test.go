@@ -15,10 +15,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"google.golang.org/grpc/codes"
 
 	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/initiator/initiatortest"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/rpcerr"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 	"github.com/holdfast-csi/holdfast/pkg/nvme"
 )
@@ -85,7 +87,7 @@ func TestHungPortal(t *testing.T) {
 		err = h.Disconnect(within(t, time.Second), testNQN)
 		took("disconnecting it", err, 2*time.Second, volume.ErrPending, context.DeadlineExceeded)
 		err = h.EnsureSession(within(t, time.Second), session(otherNQN, portalB))
-		took("another, in a hurry", err, 3*time.Second, volume.ErrPending, context.DeadlineExceeded)
+		took("another, in a hurry", err, 3*time.Second, volume.ErrUnavailable, context.DeadlineExceeded)
 		err = h.EnsureSession(t.Context(), session(otherNQN, portalB))
 		if took("another, with time", err, 10*time.Second); err != nil {
 			t.Error(err)
@@ -127,6 +129,13 @@ func TestFinalErrorsEndTheWait(t *testing.T) {
 		wantIs(t, err, syscall.EINVAL, volume.ErrPrecondition)
 		if time.Since(begin) != 0 {
 			t.Errorf("after %v", time.Since(begin))
+		}
+		// One portal that might come back makes the whole of it uncertain.
+		mixed.Portals = append(mixed.Portals, portalC)
+		err = h.EnsureSession(within(t, 5*time.Second), mixed)
+		wantIs(t, err, volume.ErrUnavailable)
+		if rpcerr.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), syscall.EINVAL.Error()) {
+			t.Errorf("code %v: %v", rpcerr.Code(err), err)
 		}
 		wantIs(t, h.EnsureSession(t.Context(), session(testNQN)), volume.ErrInvalid)
 		wantIs(t, h.EnsureSession(t.Context(), session("x,tls", portalA)), volume.ErrInvalid, nvme.ErrTarget)
@@ -259,7 +268,7 @@ func TestDisconnectThatIsRefusedOrHangs(t *testing.T) {
 		refuse, hang := atomic.Bool{}, make(chan struct{})
 		refuse.Store(true)
 		o := f.Options()
-		real := o.FS
+		kernel := o.FS
 		o.FS = o.FS.WithControl(func(c, attr, v string) error {
 			if refuse.Load() {
 				refusals.Add(1)
@@ -268,7 +277,7 @@ func TestDisconnectThatIsRefusedOrHangs(t *testing.T) {
 			most.Store(max(most.Load(), running.Add(1)))
 			defer running.Add(-1)
 			<-hang
-			return real.WriteControl(c, attr, v)
+			return kernel.WriteControl(c, attr, v)
 		})
 		h := initiator.New(o)
 		if err := h.EnsureSession(t.Context(), session(testNQN, portalA)); err != nil {

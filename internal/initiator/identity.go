@@ -43,7 +43,7 @@ func (id Identity) String() string {
 	return "namespace of " + id.NQN + " with " + strings.Join(parts, ", ")
 }
 
-// IdentityError: a namespace is where the volume should be and is another one.
+// IdentityError says that a namespace is where the volume should be and is another one.
 // Nothing of it may be used.
 type IdentityError struct {
 	Disk  string

@@ -58,7 +58,7 @@ func (l *sessionLocks) lock(ctx context.Context, nqn string) (*hold, error) {
 			delete(l.byID, nqn)
 		}
 	}
-	if err := s.mutex.lock(ctx, "session "+nqn); err != nil {
+	if err := s.lock(ctx, "session "+nqn); err != nil {
 		leave()
 		return nil, err
 	}

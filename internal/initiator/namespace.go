@@ -69,10 +69,12 @@ func (h *Host) WaitNamespace(ctx context.Context, id Identity) (nvmesysfs.Namesp
 	}
 }
 
+// notUsable: a wrong identity that did not last long enough to be believed is
+// kept as text, so that the outcome does not look final.
 func notUsable(id Identity, err, cause error) error {
 	var wrong *IdentityError
 	if errors.As(err, &wrong) {
-		return fmt.Errorf("%s: %w (%w)", id, err, cause)
+		return fmt.Errorf("%s: %w: %v (%w)", id, volume.ErrUnavailable, err, cause)
 	}
 	return fmt.Errorf("%s: %w: %w (%w)", id, volume.ErrUnavailable, err, cause)
 }

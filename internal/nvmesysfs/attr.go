@@ -33,12 +33,16 @@ func list(dir string) ([]string, error) {
 	return names, nil
 }
 
-// attr reads an attribute with one read(2), as the kernel made it, without the
+// attr reads one attribute.
+func attr(dir, name string) (string, error) {
+	return attrAt(unix.AT_FDCWD, filepath.Join(dir, name))
+}
+
+// attrAt reads an attribute with one read(2), as the kernel made it, without the
 // newline. os.ReadFile is not used: attributes can be polled, and it would put
 // every one of them into the runtime's poller.
-func attr(dir, name string) (string, error) {
-	path := filepath.Join(dir, name)
-	fd, err := open(path, unix.O_RDONLY)
+func attrAt(dir int, path string) (string, error) {
+	fd, err := openAt(dir, path, unix.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
@@ -46,7 +50,7 @@ func attr(dir, name string) (string, error) {
 	var buf [maxAttr]byte
 	for {
 		n, err := unix.Read(fd, buf[:])
-		if err == unix.EINTR { //nolint:errorlint // an Errno as it came
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
@@ -59,7 +63,7 @@ func attr(dir, name string) (string, error) {
 // write hands value to an attribute in one write(2): the kernel acts on each
 // write, so a second one for the rest would be a second order.
 func write(path, value string) error {
-	fd, err := open(path, unix.O_WRONLY|unix.O_TRUNC)
+	fd, err := openAt(unix.AT_FDCWD, path, unix.O_WRONLY|unix.O_TRUNC)
 	if err != nil {
 		return err
 	}
@@ -74,10 +78,10 @@ func write(path, value string) error {
 	return nil
 }
 
-func open(path string, flags int) (int, error) {
+func openAt(dir int, path string, flags int) (int, error) {
 	for {
-		fd, err := unix.Open(path, flags|unix.O_CLOEXEC, 0)
-		if err == unix.EINTR { //nolint:errorlint // an Errno as it came
+		fd, err := unix.Openat(dir, path, flags|unix.O_CLOEXEC, 0)
+		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
@@ -87,31 +91,51 @@ func open(path string, flags int) (int, error) {
 	}
 }
 
-// reader reads several attributes of one directory and keeps the first error.
+// reader reads several attributes of one object and keeps the first error. It
+// holds the object's directory, so that a name that passes to another object
+// meanwhile cannot mix the two.
+//
+// When an object goes, its attributes go one after the other, in the order of
+// the kernel's table. An optional attribute that was missing was therefore never
+// there if one that all objects have, and that stands before it in the table, is
+// read successfully afterwards.
 type reader struct {
 	dir string
+	fd  int
 	err error
+}
+
+func newReader(dir string) *reader {
+	fd, err := openAt(unix.AT_FDCWD, dir, unix.O_PATH|unix.O_DIRECTORY)
+	return &reader{dir: dir, fd: fd, err: err}
+}
+
+func (r *reader) close() {
+	if r.fd >= 0 {
+		_ = unix.Close(r.fd)
+	}
 }
 
 func (r *reader) text(name string) string {
 	if r.err != nil {
 		return ""
 	}
-	var v string
-	v, r.err = attr(r.dir, name)
+	v, err := attrAt(r.fd, name)
+	if err != nil {
+		r.err = fmt.Errorf("%s: %w", r.dir, err)
+	}
 	return v
 }
 
 // optional is text for an attribute that not every kernel, transport or
-// namespace has: "" if it is not there. Whether the object itself is gone is
-// told by the attributes that all have.
+// namespace has: "" if it is not there.
 func (r *reader) optional(name string) string {
 	if r.err != nil {
 		return ""
 	}
-	v, err := attr(r.dir, name)
-	if !gone(err) {
-		r.err = err
+	v := r.text(name)
+	if gone(r.err) {
+		r.err = nil
 	}
 	return v
 }

@@ -47,15 +47,18 @@ func (c Controller) Ending() bool {
 }
 
 func (f FS) readController(name, subsystem, nqn string) (Controller, error) {
-	r := reader{dir: filepath.Join(f.classDir(), name)}
+	r := newReader(filepath.Join(f.classDir(), name))
+	defer r.close()
 	c := Controller{Name: name, Subsystem: subsystem, NQN: r.text("subsysnqn")}
 	if r.err == nil && c.NQN != nqn {
 		// The name has passed to a controller of another subsystem since the
 		// directory was listed.
 		return Controller{}, syscall.ENODEV
 	}
+	if r.err != nil {
+		return Controller{}, r.err
+	}
 	c.State = r.text("state")
-	c.Transport = r.text("transport")
 	a := ParseAddress(r.optional("address"))
 	c.Traddr, c.Trsvcid, c.HostTraddr, c.HostIface, c.SrcAddr = a.Traddr, a.Trsvcid, a.HostTraddr, a.HostIface, a.SrcAddr
 	c.HostNQN, c.HostID = r.optional("hostnqn"), r.optional("hostid")
@@ -64,6 +67,7 @@ func (f FS) readController(name, subsystem, nqn string) (Controller, error) {
 	c.FastIOFailTmo = seconds(r.optional("fast_io_fail_tmo"))
 	c.KATO = seconds(r.optional("kato"))
 	c.QueueCount = seconds(r.optional("queue_count"))
+	c.Transport = r.text("transport") // last: it is the first of these to go (nvme_dev_attrs)
 	return c, r.err
 }
 

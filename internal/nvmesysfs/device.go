@@ -11,7 +11,7 @@ import (
 // ErrNotReady is what every NotReadyError is.
 var ErrNotReady = errors.New("device node is not ready")
 
-// NotReadyError: sysfs shows a disk and its device node cannot be used, most
+// NotReadyError says that sysfs shows a disk and its device node cannot be used, most
 // often because devtmpfs or udev is a moment behind.
 type NotReadyError struct {
 	Path string

@@ -48,16 +48,17 @@ func addNamespaces(s *Snapshot, nqn string, disks map[string]string, paths map[s
 const sectorSize = 512
 
 func readNamespace(disk, dir string) (Namespace, error) {
-	r := reader{dir: dir}
+	r := newReader(dir)
+	defer r.close()
 	nsid := r.number("nsid", 32)
 	sectors := r.number("size", 63)
 	block := r.number("queue/logical_block_size", 31)
 	dev := r.text("dev")
 	ns := Namespace{
 		Disk: disk, NSID: uint32(nsid), SizeBytes: sectors * sectorSize, BlockSize: int(block),
-		ReadOnly: r.text("ro") == "1",
-		UUID:     parseWWID(r.optional("wwid")), NGUID: parseUUID(r.optional("nguid")),
+		ReadOnly: r.text("ro") == "1", NGUID: parseUUID(r.optional("nguid")),
 	}
+	ns.UUID = parseWWID(r.text("wwid")) // last: it is the first to go (nvme_ns_attrs)
 	if r.err != nil {
 		return Namespace{}, r.err
 	}

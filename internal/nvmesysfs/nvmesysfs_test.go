@@ -61,7 +61,7 @@ func TestVanishing(t *testing.T) {
 		"class/nvme-subsystem/*/nvme[0-9]", "class/nvme/*/state", "class/nvme/*/subsysnqn", "class/nvme/*/transport",
 		"devices/virtual/nvme-fabrics/ctl/nvme*", "class/nvme-subsystem/*/nvme*n*", "class/nvme-subsystem/*/nvme*n*/nsid",
 		"class/nvme-subsystem/*/nvme*n*/size", "class/nvme-subsystem/*/nvme*n*/dev", "class/nvme-subsystem/*/nvme*n*/ro",
-		"class/nvme-subsystem/*/nvme*n*/queue",
+		"class/nvme-subsystem/*/nvme*n*/queue", "class/nvme-subsystem/*/nvme*n*/wwid",
 	} {
 		t.Run(gone, func(t *testing.T) {
 			f := recording(t, "two-paths")
@@ -96,7 +96,7 @@ func TestVanishing(t *testing.T) {
 // Attributes that not every kernel or namespace has.
 func TestOptionalAttributes(t *testing.T) {
 	f := recording(t, "one-path")
-	for _, gone := range []string{"class/nvme/*/fast_io_fail_tmo", "class/nvme/*/kato", "class/nvme/*/hostid", "class/nvme-subsystem/*/nvme*n*/wwid", "class/nvme-subsystem/*/nvme*n*/nguid"} {
+	for _, gone := range []string{"class/nvme/*/fast_io_fail_tmo", "class/nvme/*/kato", "class/nvme/*/hostid", "class/nvme-subsystem/*/nvme*n*/nguid"} {
 		victims, err := filepath.Glob(filepath.Join(f.Sys, gone))
 		if err != nil || len(victims) == 0 {
 			t.Fatalf("%s: %v, %v", gone, victims, err)
@@ -114,7 +114,7 @@ func TestOptionalAttributes(t *testing.T) {
 	if c := s.Controllers[0]; c.FastIOFailTmo != -1 || c.KATO != -1 || c.HostID != "" {
 		t.Errorf("%+v", c)
 	}
-	if ns := s.Namespaces[0]; ns.UUID != uuid.Nil || ns.NGUID != uuid.Nil {
+	if ns := s.Namespaces[0]; ns.UUID != sceneNS1.UUID || ns.NGUID != uuid.Nil {
 		t.Errorf("%+v", ns)
 	}
 }
@@ -264,7 +264,7 @@ func TestReadingWhileEverythingChanges(t *testing.T) {
 			f.DeleteController("nvme0")
 		}
 	})
-	for range 300 {
+	for range 600 {
 		s, err := f.FS().Session(sceneNQN)
 		if err != nil {
 			t.Error(err)

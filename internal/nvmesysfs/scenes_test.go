@@ -26,7 +26,7 @@ const (
 var (
 	scenePortalA = netip.MustParseAddrPort("127.0.0.1:4431")
 	scenePortalB = netip.MustParseAddrPort("127.0.0.1:4432")
-	scenePortalC = netip.MustParseAddrPort("127.0.0.1:4433") // accepts and says nothing
+	scenePortalC = netip.MustParseAddrPort("127.0.0.1:4433") //nolint:unused // with the build tag kernel: accepts and says nothing
 
 	sceneNS1 = initiatortest.Namespace{
 		NSID: 1, SizeBytes: 64 << 20, UUID: uuid.MustParse("11111111-2222-4333-8444-555555555501"),

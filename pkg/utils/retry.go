@@ -126,10 +126,10 @@ func IsRetryableError(err error) bool {
 // timedOut looks for a Timeout method that says yes anywhere in the tree:
 // wrappers such as fs.PathError have one that knows only the next error.
 func timedOut(err error) bool {
-	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() { //nolint:errorlint // walks by itself
+	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
 		return true
 	}
-	switch w := err.(type) { //nolint:errorlint // walks by itself
+	switch w := err.(type) {
 	case interface{ Unwrap() error }:
 		return w.Unwrap() != nil && timedOut(w.Unwrap())
 	case interface{ Unwrap() []error }:

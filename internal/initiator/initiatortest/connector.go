@@ -24,77 +24,104 @@ type Lab struct {
 // settle is how long a machine, emulated or not, may take to show something.
 const settle = 20 * time.Second
 
+// connectorCase is one test against a Connector.
+type connectorCase struct {
+	*testing.T
+	connector initiator.Connector
+	lab       Lab
+}
+
+// caseConfig differs from every default of the kernel.
+var caseConfig = nvme.ConnectionConfig{CtrlLossTmo: -1, ReconnectDelay: 2, KeepAliveTmo: 7, NrIOQueues: 1}
+
 // TestConnector is the contract of initiator.Connector. newConnector is called
 // once a case.
 func TestConnector(t *testing.T, newConnector func(*testing.T) initiator.Connector, lab Lab) {
-	config := nvme.ConnectionConfig{CtrlLossTmo: -1, ReconnectDelay: 2, KeepAliveTmo: 7, NrIOQueues: 1}
-	connect := func(t *testing.T, target nvme.Target) error {
-		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), settle)
-		defer cancel()
-		return newConnector(t).Connect(ctx, target, config)
+	for _, c := range []struct {
+		name string
+		run  func(*connectorCase)
+	}{
+		{"makes one live controller with the options asked for", (*connectorCase).makesOne},
+		{"refuses to connect twice", (*connectorCase).twice},
+		{"connects again after a deletion", (*connectorCase).again},
+		{"says that nobody listens", func(c *connectorCase) { c.refused(lab.Refused, syscall.ECONNREFUSED) }},
+		{"says that the target refuses", func(c *connectorCase) { c.refused(lab.Unknown, syscall.EIO) }},
+		{"does not begin when the context has ended", (*connectorCase).ended},
+		{"checks the target first", (*connectorCase).invalid},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			defer disconnect(t, lab.FS, lab.Target.NQN)
+			c.run(&connectorCase{T: t, connector: newConnector(t), lab: lab})
+		})
 	}
-	t.Run("makes one live controller with the options asked for", func(t *testing.T) {
-		defer disconnect(t, lab.FS, lab.Target.NQN)
-		if err := connect(t, lab.Target); err != nil {
-			t.Fatal(err)
+}
+
+func (c *connectorCase) connect(target nvme.Target) error {
+	c.Helper()
+	ctx, cancel := context.WithTimeout(c.Context(), settle)
+	defer cancel()
+	return c.connector.Connect(ctx, target, caseConfig)
+}
+
+func (c *connectorCase) makesOne() {
+	want := c.lab.Target
+	if err := c.connect(want); err != nil {
+		c.Fatal(err)
+	}
+	got := theController(c.T, c.lab.FS, want.NQN)
+	if p, ok := got.Portal(); !ok || p != portalOf(want) {
+		c.Errorf("portal %v, want %v", p, portalOf(want))
+	}
+	if got.State != "live" || got.HostNQN != want.HostNQN || got.HostID != want.HostID || got.Transport != "tcp" {
+		c.Errorf("controller %+v", got)
+	}
+	if got.CtrlLossTmo != -1 || got.ReconnectDelay != 2 || got.KATO != 7 || got.QueueCount != 2 {
+		c.Errorf("options of %+v, want those of %+v", got, caseConfig)
+	}
+}
+
+func (c *connectorCase) twice() {
+	if err := c.connect(c.lab.Target); err != nil {
+		c.Fatal(err)
+	}
+	err := c.connect(c.lab.Target)
+	if !errors.Is(err, initiator.ErrAlreadyConnected) {
+		c.Errorf("got %v, want ErrAlreadyConnected", err)
+	}
+	wantConnectError(c.T, err, syscall.EALREADY, false)
+	theController(c.T, c.lab.FS, c.lab.Target.NQN)
+}
+
+func (c *connectorCase) again() {
+	for range 2 {
+		if err := c.connect(c.lab.Target); err != nil {
+			c.Fatal(err)
 		}
-		c := theController(t, lab.FS, lab.Target.NQN)
-		if p, ok := c.Portal(); !ok || p != portalOf(lab.Target) {
-			t.Errorf("portal %v, want %v", p, portalOf(lab.Target))
-		}
-		if c.State != "live" || c.HostNQN != lab.Target.HostNQN || c.HostID != lab.Target.HostID || c.Transport != "tcp" {
-			t.Errorf("controller %+v", c)
-		}
-		if c.CtrlLossTmo != -1 || c.ReconnectDelay != 2 || c.KATO != 7 || c.QueueCount != 2 {
-			t.Errorf("options of %+v, want for ever, 2 s, 7 s, 2 queues", c)
-		}
-	})
-	t.Run("refuses to connect twice", func(t *testing.T) {
-		defer disconnect(t, lab.FS, lab.Target.NQN)
-		if err := connect(t, lab.Target); err != nil {
-			t.Fatal(err)
-		}
-		err := connect(t, lab.Target)
-		if !errors.Is(err, initiator.ErrAlreadyConnected) {
-			t.Errorf("got %v, want ErrAlreadyConnected", err)
-		}
-		wantConnectError(t, err, syscall.EALREADY, false)
-		theController(t, lab.FS, lab.Target.NQN)
-	})
-	t.Run("connects again after a deletion", func(t *testing.T) {
-		for range 2 {
-			if err := connect(t, lab.Target); err != nil {
-				t.Fatal(err)
-			}
-			disconnect(t, lab.FS, lab.Target.NQN)
-		}
-	})
-	t.Run("says that nobody listens", func(t *testing.T) {
-		wantConnectError(t, connect(t, lab.Refused), syscall.ECONNREFUSED, true)
-		noController(t, lab.FS, lab.Refused.NQN)
-	})
-	t.Run("says that the target refuses", func(t *testing.T) {
-		wantConnectError(t, connect(t, lab.Unknown), syscall.EIO, true)
-		noController(t, lab.FS, lab.Unknown.NQN)
-	})
-	t.Run("does not begin when the context has ended", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(t.Context())
-		cancel()
-		err := newConnector(t).Connect(ctx, lab.Target, config)
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("got %v, want context.Canceled", err)
-		}
-		noController(t, lab.FS, lab.Target.NQN)
-	})
-	t.Run("checks the target first", func(t *testing.T) {
-		bad := lab.Target
-		bad.NQN += ",duplicate_connect"
-		if err := connect(t, bad); !errors.Is(err, nvme.ErrTarget) {
-			t.Errorf("got %v, want ErrTarget", err)
-		}
-		noController(t, lab.FS, lab.Target.NQN)
-	})
+		disconnect(c.T, c.lab.FS, c.lab.Target.NQN)
+	}
+}
+
+func (c *connectorCase) refused(target nvme.Target, errno syscall.Errno) {
+	wantConnectError(c.T, c.connect(target), errno, true)
+	noController(c.T, c.lab.FS, target.NQN)
+}
+
+func (c *connectorCase) ended() {
+	ctx, cancel := context.WithCancel(c.Context())
+	cancel()
+	if err := c.connector.Connect(ctx, c.lab.Target, caseConfig); !errors.Is(err, context.Canceled) {
+		c.Errorf("got %v, want context.Canceled", err)
+	}
+	noController(c.T, c.lab.FS, c.lab.Target.NQN)
+}
+
+func (c *connectorCase) invalid() {
+	bad := c.lab.Target
+	bad.NQN += ",duplicate_connect"
+	if err := c.connect(bad); !errors.Is(err, nvme.ErrTarget) {
+		c.Errorf("got %v, want ErrTarget", err)
+	}
+	noController(c.T, c.lab.FS, c.lab.Target.NQN)
 }
 
 func portalOf(t nvme.Target) netip.AddrPort {

@@ -84,6 +84,9 @@ func (f *Fake) connect(ctx context.Context, t nvme.Target, c nvme.ConnectionConf
 
 // admit is the part of a connect that does not wait.
 func (f *Fake) admit(t nvme.Target, c nvme.ConnectionConfig, portal netip.AddrPort) error {
+	if f.closed {
+		return syscall.ENODEV
+	}
 	for _, o := range f.controllers {
 		same := o.target.HostNQN == t.HostNQN
 		if same != (o.target.HostID == t.HostID) {
@@ -216,7 +219,7 @@ func (f *Fake) control(name, attr, value string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.controllers[name]
-	if c == nil {
+	if c == nil || f.closed {
 		return &fs.PathError{Op: "open", Path: f.sys("class/nvme/" + name + "/" + attr), Err: syscall.ENOENT}
 	}
 	switch attr {

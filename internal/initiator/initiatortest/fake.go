@@ -29,6 +29,7 @@ type Fake struct {
 	targets     map[string]*target     // by NQN
 	controllers map[string]*controller // by name
 	disks       map[string]*disk       // by name
+	closed      bool                   // the test is over and its directory going
 	missEvents  bool
 	connects    int
 	connecting  int
@@ -77,6 +78,11 @@ func New(t testing.TB) *Fake {
 		portals: map[netip.AddrPort]PortalState{}, targets: map[string]*target{},
 		controllers: map[string]*controller{}, disks: map[string]*disk{},
 	}
+	t.Cleanup(func() { // before that of TempDir: what is under way finishes, and nothing begins
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.closed = true
+	})
 	f.fs = nvmesysfs.FS{Sys: filepath.Join(root, "sys"), Dev: filepath.Join(root, "dev")}.WithStat(f.stat).WithControl(f.control)
 	for _, dir := range []string{f.fs.Dev, f.sys("class/nvme"), f.sys("class/nvme-subsystem"), f.sys("class/block"), f.sys("module/nvme_core/parameters")} {
 		must(os.MkdirAll(dir, 0o755))

@@ -44,8 +44,12 @@ func (f *Fake) putAll(dir string, attrs map[string]string) {
 	must(os.Rename(tmp, f.sys(dir)))
 }
 
-// drop makes a directory disappear at once.
+// drop makes a directory disappear at once. Who has it open still loses first
+// what the kernel takes away first.
 func (f *Fake) drop(dir string) {
+	for _, first := range []string{"transport", "wwid"} {
+		_ = os.Remove(f.sys(dir + "/" + first)) // where there is one
+	}
 	tmp := f.sys(filepath.Dir(dir) + "/.old-" + filepath.Base(dir))
 	must(os.Rename(f.sys(dir), tmp))
 	must(os.RemoveAll(tmp))

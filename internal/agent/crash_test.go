@@ -123,7 +123,7 @@ func crash(t *testing.T, at int, after, power bool, stays int, want []string, ca
 	defer cancel()
 	err := call(ctx, a, f)
 	if !a.Faults.Dead() {
-		t.Fatalf("the fault did not strike (%v):\n  %s", err, agenttest.Kinds(a.Faults.Changes()))
+		t.Fatalf("the fault did not strike (%v):\n  %s", err, agenttest.Lines(a.Faults.Changes()))
 	}
 	if code := finalCode(err); err != nil && code {
 		t.Errorf("an interrupted call answered something final: %v", err)

@@ -16,6 +16,9 @@ import (
 // capacityTime is how long a file system may take to say how full it is.
 const capacityTime = 3 * time.Second
 
+// maxWarnings is how many volumes that are not exported are named.
+const maxWarnings = 10
+
 // place is where a publication is shown.
 type place struct {
 	nqn  string
@@ -30,13 +33,16 @@ type exportedPool struct {
 	wake   chan struct{} // has room for one: "look at the pool again now"
 
 	mu       sync.Mutex
-	pool     pool.Pool // nil until it could be opened; guarded by mu
-	restored bool      // every publication of it is exported; guarded by mu
-	problem  error     // why not; guarded by mu
-	missing  map[place]error
-	question *question // the one that is not answered yet; guarded by mu
+	pool     pool.Pool       // nil until it could be opened; guarded by mu
+	restored bool            // every publication of it is exported; guarded by mu
+	problem  error           // why not; guarded by mu
+	missing  map[place]error // guarded by mu
+	question *question       // the one that is not answered yet; guarded by mu
+	last     pool.Capacity   // the last answer; guarded by mu
 
-	kicked map[string]time.Time // when, by NQN; guarded by the lock of the pool's restore
+	// Guarded by the lock of the pool's restore:
+	kicked map[string]time.Time // when, by NQN
+	gated  []uint16             // ports that the last restore closed beside the pool's own
 }
 
 // question is one look at how full a pool is. A file system that hangs answers
@@ -53,7 +59,7 @@ func newExportedPool(o PoolOptions) *exportedPool {
 
 // openPool opens the pool if it is not open yet. The lock is not held
 // meanwhile: the file system may hang. Only the pool's restore calls it.
-func (s *Service) openPool(p *exportedPool) (pool.Pool, error) {
+func (s *Service) openPool(ctx context.Context, p *exportedPool) (pool.Pool, error) {
 	if backing := p.backing(); backing != nil {
 		return backing, nil
 	}
@@ -62,9 +68,11 @@ func (s *Service) openPool(p *exportedPool) (pool.Pool, error) {
 		return nil, err
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.pool = backing
-	return backing, nil
+	p.mu.Unlock()
+	// Others must know from now on whether this pool shares their space.
+	_, err = p.capacity(ctx)
+	return backing, err
 }
 
 func (p *exportedPool) backing() pool.Pool {
@@ -124,6 +132,9 @@ func (p *exportedPool) warnings() (list []string) {
 		list = append(list, fmt.Sprintf("namespace %d of %s is not exported: %v", at.nsid, at.nqn, err))
 	}
 	slices.Sort(list)
+	if more := len(list) - maxWarnings; more > 0 {
+		list = append(list[:maxWarnings:maxWarnings], fmt.Sprintf("%d more namespaces are not exported", more))
+	}
 	return list
 }
 
@@ -135,7 +146,7 @@ func (p *exportedPool) capacity(ctx context.Context) (pool.Capacity, error) {
 	if q == nil {
 		q = &question{done: make(chan struct{})}
 		p.question = q
-		go p.ask(q, p.pool)
+		go p.ask(q, p.pool) //nolint:contextcheck // its answer is shared by callers that come and go
 	}
 	p.mu.Unlock()
 	timer := time.NewTimer(capacityTime)
@@ -150,10 +161,19 @@ func (p *exportedPool) capacity(ctx context.Context) (pool.Capacity, error) {
 	}
 }
 
+func (p *exportedPool) lastCapacity() pool.Capacity {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last
+}
+
 func (p *exportedPool) ask(q *question, backing pool.Pool) {
 	q.answer, q.err = backing.Capacity(context.Background()) // it cannot be interrupted anyway
 	p.mu.Lock()
 	p.question = nil
+	if q.err == nil {
+		p.last = q.answer
+	}
 	p.mu.Unlock()
 	close(q.done)
 }

@@ -18,7 +18,7 @@ import (
 // a node can also ask about a generation that has ended.
 func (s *Service) token(id uuid.UUID, node string, generation uint64) string {
 	mac := hmac.New(sha256.New, s.db.Installation().Secret)
-	fmt.Fprintf(mac, "%s|%s|%d", id, node, generation)
+	_, _ = fmt.Fprintf(mac, "%s|%s|%d", id, node, generation)
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
@@ -70,12 +70,19 @@ func (s *Service) Status(ctx context.Context, ref volume.PublicationRef) (volume
 }
 
 // blank reads the pool's allocation map. One allocated block is an answer that
-// needs no sync; none is believed only after one.
+// needs no sync; none is believed only after one. There is one look at a volume
+// at a time: nodes ask again and again while a disk hangs, and each look that
+// hangs holds a thread.
 func (s *Service) blank(ctx context.Context, rec store.Volume) (bool, error) {
 	_, backing, err := s.serving(rec.Pool)
 	if err != nil {
 		return false, err
 	}
+	unlock, err := s.sessions.lock(ctx, "look\x00"+rec.UUID.String())
+	if err != nil {
+		return false, err
+	}
+	defer unlock()
 	info, err := backing.Inspect(ctx, rec.UUID)
 	if err != nil || info.AllocatedBytes > 0 {
 		return false, err

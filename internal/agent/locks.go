@@ -46,6 +46,6 @@ func (l *waitLocks) lock(ctx context.Context, name string) (release func(), err 
 		return func() { w.token <- struct{}{}; leave() }, nil
 	case <-ctx.Done():
 		leave()
-		return nil, fmt.Errorf("another change of the same session is under way: %w (%w)", volume.ErrPending, ctx.Err())
+		return nil, fmt.Errorf("another call for the same object is under way: %w (%w)", volume.ErrPending, ctx.Err())
 	}
 }

@@ -19,9 +19,11 @@ import (
 const (
 	pubPublished = "published"
 	pubEnding    = "ending"
-	// maxNSID keeps below 2^31: from there on sysfs shows a negative number and
-	// Linux 6.1 shows no disk in time (measured).
-	maxNSID = 1<<31 - 2
+	// maxNSID ends a session's NSIDs long before the kernel does (2^31 − 1): at
+	// each scan a host with Linux 6.1 steps through every number of a gap, which
+	// takes it minutes for 10^9 of them (measured) and no time for 10^6. A
+	// session that has used them up is followed by another.
+	maxNSID = 1 << 20
 	// maxNamespaces is how many namespaces nvmet holds in a subsystem at a time
 	// (NVMET_MAX_NAMESPACES).
 	maxNamespaces = 1024
@@ -65,7 +67,7 @@ func (s *Service) Publish(ctx context.Context, req volume.PublishRequest) (volum
 		return volume.Publication{}, err
 	}
 	if err := s.export(ctx, exported, session, pub); err != nil {
-		return volume.Publication{}, fmt.Errorf("volume %s: %w", req.Volume, err)
+		return volume.Publication{}, fmt.Errorf("volume %s: %w", req.Volume, uncertain(err))
 	}
 	return s.toPublication(pub, rec, exported), nil
 }
@@ -116,7 +118,8 @@ func (s *Service) grant(tx *store.Tx, req volume.PublishRequest) (store.Publicat
 	if err != nil {
 		return fail(err)
 	}
-	for _, p := range pubs {
+	if len(pubs) > 0 {
+		p := pubs[0] // a volume has one publication at a time
 		if p.Node != req.Node {
 			return fail(fmt.Errorf("volume %s is published to node %s: %w", req.Volume, p.Node, volume.ErrPublishedElsewhere))
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -79,7 +80,7 @@ func (s *Service) restore(ctx context.Context, p *exportedPool) (sessions int, e
 		return 0, err
 	}
 	defer unlock()
-	backing, err := s.openPool(p)
+	backing, err := s.openPool(ctx, p)
 	if err == nil {
 		err = s.finishVolumes(ctx, p, backing)
 	}
@@ -90,7 +91,7 @@ func (s *Service) restore(ctx context.Context, p *exportedPool) (sessions int, e
 	if err != nil {
 		return 0, err
 	}
-	if err := s.openGate(portOf(p).ID); err != nil {
+	if err := s.openGate(p); err != nil {
 		return 0, err
 	}
 	p.succeed()
@@ -118,7 +119,7 @@ func (s *Service) gatePartial(p *exportedPool) error {
 	for _, session := range sessions {
 		for _, pub := range pubs[session.NQN] {
 			shown := actual.Subsystems[session.NQN].Namespaces[pub.NSID].Enabled
-			if pub.State == pubPublished && !(shown && slices.Contains(links, session.NQN)) {
+			if pub.State == pubPublished && (!shown || !slices.Contains(links, session.NQN)) {
 				return s.gate.Close(id)
 			}
 		}
@@ -178,18 +179,26 @@ func (s *Service) apply(ctx context.Context, p *exportedPool, actual nvmet.State
 	if err != nil || len(steps) == 0 {
 		return err
 	}
-	if err := s.gate.Close(portOf(p).ID); err != nil {
+	// Other ports that sessions are found on are those of an earlier
+	// configuration, about to be left one session after the other.
+	p.gated = slices.Sorted(maps.Keys(actual.Ports))
+	if err := s.gate.Close(append([]uint16{portOf(p).ID}, p.gated...)...); err != nil {
 		return err
 	}
 	return nvmet.Apply(ctx, s.tree, steps)
 }
 
-func (s *Service) openGate(port uint16) error {
+// openGate opens what a restore has closed, this one or one that was killed.
+func (s *Service) openGate(p *exportedPool) error {
 	closed, err := s.gate.Closed()
-	if err != nil || !slices.Contains(closed, port) {
+	if err != nil {
 		return err
 	}
-	return s.gate.Open(port)
+	ours := slices.DeleteFunc(closed, func(port uint16) bool { return port != portOf(p).ID && !slices.Contains(p.gated, port) })
+	if len(ours) == 0 {
+		return nil
+	}
+	return s.gate.Open(ours...)
 }
 
 func (s *Service) prefix(pool string) string {
@@ -205,9 +214,14 @@ func (s *Service) desired(ctx context.Context, p *exportedPool, backing pool.Poo
 	if err != nil {
 		return nvmet.Desired{}, err
 	}
-	d, known := nvmet.Desired{}, map[string]bool{}
+	// The port is set up, not listening, before the first session needs it: two
+	// that set it up at once would be in each other's way.
+	d, known := nvmet.Desired{Ports: []nvmet.Port{portOf(p)}}, map[string]bool{}
 	for _, session := range sessions {
 		known[session.NQN] = true
+		if !strings.HasPrefix(session.NQN, s.prefix(p.name)) {
+			return d, fmt.Errorf("session %s is on record, but this host is configured as %q: a host's name is part of its volumes' IDs and cannot change; put it back: %w", session.NQN, s.host, volume.ErrPrecondition)
+		}
 		if err := s.passUsed(session, actual); err != nil {
 			return d, err
 		}
@@ -232,9 +246,6 @@ func (s *Service) desired(ctx context.Context, p *exportedPool, backing pool.Poo
 		if standing > 0 {
 			d.Subsystems = append(d.Subsystems, sub)
 		}
-	}
-	if len(d.Subsystems) > 0 {
-		d.Ports = []nvmet.Port{portOf(p)}
 	}
 	for _, nqn := range slices.Sorted(maps.Keys(actual.Subsystems)) {
 		if !known[nqn] {

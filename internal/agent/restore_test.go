@@ -1,9 +1,6 @@
 package agent_test
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -18,8 +15,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/holdfast-csi/holdfast/internal/agent/agenttest"
-	"github.com/holdfast-csi/holdfast/internal/pool"
-	"github.com/holdfast-csi/holdfast/internal/store"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -100,7 +95,7 @@ func TestRestoreBehindGate(t *testing.T) {
 	done := faults.Changes()
 	closed, opened := slices.Index(done, "gate close"), slices.Index(done, "gate open")
 	if closed != 0 || opened != len(done)-1 {
-		t.Errorf("gate closed at %d, opened at %d of\n  %s", closed, opened, agenttest.Kinds(done))
+		t.Errorf("gate closed at %d, opened at %d of\n  %s", closed, opened, agenttest.Lines(done))
 	}
 	if diff := cmp.Diff(before, f.env.Kernel.Dump()); diff != "" {
 		t.Error(diff)
@@ -133,7 +128,7 @@ func TestStopExports(t *testing.T) {
 		t.Fatal(err)
 	}
 	if done := a.Faults.Changes(); done[0] != "gate close" || !f.env.Gate.IsClosed(4420) || len(f.env.Kernel.Listening()) > 0 {
-		t.Errorf("listening %v after\n  %s", f.env.Kernel.Listening(), agenttest.Kinds(done))
+		t.Errorf("listening %v after\n  %s", f.env.Kernel.Listening(), agenttest.Lines(done))
 	}
 	a.Kill()
 	f.env.StartServing(t)
@@ -203,82 +198,6 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
-	}
-}
-
-// A pool that is not mounted yet does not hold up the others, and is never
-// taken for an empty one.
-func TestLatePool(t *testing.T) {
-	e := agenttest.New(t, "early", "late")
-	e.RetryAfter = 20 * time.Millisecond
-	a := e.StartServing(t)
-	early, err := a.Create(t.Context(), volume.CreateRequest{Name: "e", RequiredBytes: 1 << 20, Pool: "early"})
-	must(t, err)
-	late, err := a.Create(t.Context(), volume.CreateRequest{Name: "l", RequiredBytes: 1 << 20, Pool: "late"})
-	must(t, err)
-	p, q := publishTo(t, a, early, 1), publishTo(t, a, late, 1)
-	if p.SubsystemNQN == q.SubsystemNQN || p.Portals[0] == q.Portals[0] {
-		t.Errorf("two pools share a session: %+v %+v", p, q)
-	}
-	a.Kill()
-	e.PowerCycle()
-	dir := e.Pools[1].Dir
-	must(t, os.Rename(dir, dir+".disk"))
-	must(t, os.Mkdir(dir, 0o700)) // the empty mount point
-	b := e.Start(t, nil)
-	b.WaitServing("early")
-	if !isShown(e, p) || isShown(e, q) {
-		t.Errorf("early %v, late %v", isShown(e, p), isShown(e, q))
-	}
-	time.Sleep(50 * time.Millisecond)
-	if problem := poolOf(t, b, "late").Problem; !strings.Contains(problem, ".holdfast-pool") || !strings.Contains(problem, "mounted") {
-		t.Errorf("problem: %s", problem)
-	}
-	for what, err := range map[string]error{
-		"publish": second(b.Publish(t.Context(), agenttest.Request(late.UUID, 1))),
-		"create":  second(b.Create(t.Context(), volume.CreateRequest{Name: "x", RequiredBytes: 1 << 20, Pool: "late"})),
-		"status":  second(b.Status(t.Context(), agenttest.Ref(q))),
-		"delete":  b.Delete(t.Context(), uuid.New()),
-	} {
-		if !errors.Is(err, volume.ErrUnavailable) && what != "delete" || err == nil {
-			t.Errorf("%s: %v", what, err)
-		}
-	}
-	// A fence needs no disk.
-	must(t, b.Unpublish(t.Context(), late.UUID, ""))
-	must(t, os.Remove(dir))
-	must(t, os.Rename(dir+".disk", dir))
-	b.WaitServing()
-	if r := publishTo(t, b, late, 1); r.Generation != q.Generation+1 || !isShown(e, r) {
-		t.Errorf("published %+v after %+v", r, q)
-	}
-}
-
-func second[T any](_ T, err error) error { return err }
-
-// An agent that cannot open a pool whose exports are complete leaves them be;
-// incomplete ones it hides behind the gate.
-func TestPoolGoneAtRestart(t *testing.T) {
-	f, a := newFixture(t)
-	f.env.RetryAfter = 20 * time.Millisecond
-	a.Kill()
-	marker := filepath.Join(f.env.Pools[0].Dir, ".holdfast-pool")
-	must(t, os.Rename(marker, marker+".away"))
-	b := f.env.Start(t, nil)
-	eventually(t, "the problem is told", func() bool {
-		return strings.Contains(poolOf(t, b, "fast").Problem, "marker") || strings.Contains(poolOf(t, b, "fast").Problem, ".holdfast-pool")
-	})
-	if f.env.Gate.IsClosed(4420) || !isShown(f.env, f.published[0]) {
-		t.Error("complete exports were disturbed")
-	}
-	b.Kill()
-	must(t, f.env.Kernel.WriteFile("subsystems/"+f.published[0].SubsystemNQN+"/namespaces/1/enable", "0"))
-	c := f.env.Start(t, nil)
-	eventually(t, "the gate closes", func() bool { return f.env.Gate.IsClosed(4420) })
-	must(t, os.Rename(marker+".away", marker))
-	c.WaitServing()
-	if f.env.Gate.IsClosed(4420) || !isShown(f.env, f.published[0]) {
-		t.Error("not restored")
 	}
 }
 
@@ -366,95 +285,41 @@ func TestOldStore(t *testing.T) {
 	}
 }
 
-// hung is a pool whose disk stops answering.
-type hung struct {
-	pool.Pool
-	until chan struct{}
-}
-
-func (h hung) Capacity(ctx context.Context) (pool.Capacity, error) {
-	<-h.until
-	return h.Pool.Capacity(ctx)
-}
-
-func (h hung) Blank(ctx context.Context, id uuid.UUID) (bool, error) {
-	<-h.until
-	return h.Pool.Blank(ctx, id)
-}
-
-func TestHungPool(t *testing.T) {
-	e := agenttest.New(t, "sick", "well")
-	until := make(chan struct{})
-	defer close(until)
-	e.Wrap = func(name string, p pool.Pool) pool.Pool {
-		if name == "sick" {
-			return hung{p, until}
-		}
-		return p
-	}
-	a := e.Start(t, nil)
-	a.WaitServing("well")
-	began := time.Now()
-	v, err := a.Create(t.Context(), volume.CreateRequest{Name: "v", RequiredBytes: 1 << 20, Pool: "well"})
-	must(t, err)
-	publishTo(t, a, v, 1)
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("took %s", took)
-	}
-	if p := poolOf(t, a, "sick"); !strings.Contains(p.Problem, "disk") {
-		t.Errorf("problem: %q", p.Problem)
-	}
-}
-
-// Promises are kept apart, however many are made at once.
-func TestPromises(t *testing.T) {
-	e := agenttest.New(t, "fast")
-	a := e.StartServing(t)
-	size := poolOf(t, a, "fast").AvailableBytes / 4
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	made := 0
-	for i := range 12 {
-		wg.Go(func() {
-			_, err := a.Create(context.Background(), volume.CreateRequest{Name: fmt.Sprint(i), RequiredBytes: size})
-			mu.Lock()
-			defer mu.Unlock()
-			switch {
-			case err == nil:
-				made++
-			case !errors.Is(err, volume.ErrNoSpace):
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	if made != 3 && made != 4 { // others use the file system as well
-		t.Errorf("%d promises of a quarter each", made)
-	}
-	if left := poolOf(t, a, "fast").AvailableBytes; left > size {
-		t.Errorf("%d left", left)
-	}
-}
-
-// A session holds 1,024 namespaces; the next one begins another session.
-func TestManyPublications(t *testing.T) {
-	e := agenttest.New(t, "fast")
-	a := e.StartServing(t)
-	v := mustCreate(t, a, "v0")
-	p := publishTo(t, a, v, 1)
+// A changed portal moves the whole pool, with both ports closed meanwhile.
+func TestPortalMoved(t *testing.T) {
+	f, a := newFixture(t)
+	second := publishTo(t, a, f.free, 2)
 	a.Kill()
-	db := e.OpenDB(t)
-	must(t, db.Update(func(tx *store.Tx) error {
-		for i := range 1023 {
-			id := uuid.New()
-			must(t, tx.PutVolume(store.Volume{UUID: id, Name: id.String(), Pool: "elsewhere", State: store.VolumeReady}))
-			must(t, tx.PutPublication(store.Publication{Volume: id, Node: p.Node, Generation: 1, SubsystemNQN: p.SubsystemNQN, NSID: uint32(i + 10), State: store.PublicationEnding}))
+	f.env.Pools[0].Portal = netip.MustParseAddrPort("10.0.0.2:5000")
+	faults := &agenttest.Faults{OnChange: func() {
+		if slices.Contains(f.env.Kernel.Listening(), netip.MustParseAddrPort("10.0.0.2:4420")) && !f.env.Gate.IsClosed(4420) {
+			for _, p := range append(f.published, second) {
+				if !isShown(f.env, p) {
+					t.Errorf("the old port is open and %s is not there", p.SubsystemNQN)
+				}
+			}
 		}
-		return nil
-	}))
-	must(t, db.Close())
-	b := e.StartServing(t)
-	if q := publishTo(t, b, mustCreate(t, b, "v1"), 1); q.SubsystemNQN == p.SubsystemNQN || q.NSID != 1 {
-		t.Errorf("first %+v, next %+v", p, q)
+	}}
+	f.env.Start(t, faults).WaitServing()
+	if got := f.env.Kernel.Listening(); len(got) != 1 || got[0].Port() != 5000 || f.env.Gate.IsClosed(4420) || f.env.Gate.IsClosed(5000) {
+		t.Errorf("listening on %v, closed %v", got, f.env.Gate.Events())
+	}
+	for _, p := range append(f.published, second) {
+		if !isShown(f.env, p) {
+			t.Errorf("not shown: %+v", p)
+		}
+	}
+}
+
+// A host that was given another name does not serve: its volumes carry the old one.
+func TestHostRenamed(t *testing.T) {
+	f, a := newFixture(t)
+	f.env.RetryAfter = 20 * time.Millisecond
+	a.Kill()
+	f.env.Host = "other"
+	b := f.env.Start(t, nil)
+	eventually(t, "the problem is told", func() bool { return strings.Contains(poolOf(t, b, "fast").Problem, "name") })
+	if !isShown(f.env, f.published[0]) || f.env.Gate.IsClosed(4420) {
+		t.Error("the exports were disturbed")
 	}
 }

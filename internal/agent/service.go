@@ -148,20 +148,27 @@ func (s *Service) poolInfo(ctx context.Context, p *exportedPool) volume.Pool {
 // available is what a pool can still promise.
 func (s *Service) available(name string, c pool.Capacity) (available int64, err error) {
 	err = s.db.View(func(tx *store.Tx) error {
-		available, err = availableIn(tx, name, c)
+		available, err = s.availableIn(tx, name, c)
 		return err
 	})
 	return available, err
 }
 
 // availableIn counts every volume at its full size: until thin provisioning is
-// managed, a promise is kept by space that nobody else was promised.
-func availableIn(tx *store.Tx, name string, c pool.Capacity) (int64, error) {
+// managed, a promise is kept by space that nobody else was promised. Pools that
+// share a file system share its space; what the other's volumes take already is
+// in ForeignBytes.
+func (s *Service) availableIn(tx *store.Tx, name string, c pool.Capacity) (int64, error) {
 	left := c.TotalBytes - c.ReserveBytes - c.ForeignBytes
+	promised := map[string]int64{}
 	vs, err := tx.Volumes(uuid.Nil, 0)
 	for _, v := range vs {
-		if v.Pool == name {
-			left -= v.SizeBytes
+		promised[v.Pool] += v.SizeBytes
+	}
+	left -= promised[name]
+	for other, p := range s.pools {
+		if last := p.lastCapacity(); other != name && last.FileSystem == c.FileSystem && last.TotalBytes > 0 {
+			left -= max(0, promised[other]-last.AllocatedBytes)
 		}
 	}
 	return left, err

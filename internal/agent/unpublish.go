@@ -26,11 +26,11 @@ func (s *Service) Unpublish(ctx context.Context, id uuid.UUID, node string) erro
 		return err
 	}
 	if err := s.afterRestore(ctx, id); err != nil {
-		return err
+		return uncertain(err)
 	}
 	for _, p := range ending {
 		if err := s.withdraw(ctx, p); err != nil {
-			return fmt.Errorf("volume %s: node %s: %w", id, p.Node, err)
+			return fmt.Errorf("volume %s: node %s: %w", id, p.Node, uncertain(err))
 		}
 	}
 	return nil

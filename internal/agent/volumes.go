@@ -100,7 +100,7 @@ func (s *Service) promise(ctx context.Context, req volume.CreateRequest, size in
 		Created: time.Now().UTC(), State: stateCreating,
 	}
 	return rec, s.db.Update(func(tx *store.Tx) error {
-		available, err := availableIn(tx, name, c)
+		available, err := s.availableIn(tx, name, c)
 		if err != nil {
 			return err
 		}
@@ -153,8 +153,11 @@ func (s *Service) roomOf(ctx context.Context, name string) (c pool.Capacity, roo
 // them after all, the promise is taken back.
 func (s *Service) finishCreate(ctx context.Context, rec *store.Volume, backing pool.Pool) error {
 	if err := backing.Create(ctx, rec.UUID, rec.SizeBytes); err != nil {
-		if errors.Is(err, volume.ErrNoSpace) && backing.Delete(ctx, rec.UUID) == nil {
-			return errors.Join(err, s.db.Update(func(tx *store.Tx) error { return tx.DeleteVolume(rec.UUID) }))
+		if !errors.Is(err, volume.ErrNoSpace) || backing.Delete(ctx, rec.UUID) != nil {
+			return uncertain(err)
+		}
+		if left := s.db.Update(func(tx *store.Tx) error { return tx.DeleteVolume(rec.UUID) }); left != nil {
+			return uncertain(errors.Join(err, left))
 		}
 		return err
 	}
@@ -289,7 +292,7 @@ func (s *Service) Delete(ctx context.Context, id uuid.UUID) error {
 		return err
 	}
 	if err := backing.Delete(ctx, id); err != nil {
-		return fmt.Errorf("volume %s: %w", id, err)
+		return fmt.Errorf("volume %s: %w", id, uncertain(err))
 	}
 	return s.db.Update(func(tx *store.Tx) error { return tx.DeleteVolume(id) })
 }

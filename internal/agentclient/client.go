@@ -1,6 +1,6 @@
 // Package agentclient speaks to the agent of a storage host over gRPC and turns
-// its answers back into the words of internal/volume. It retries nothing: who
-// calls knows what may be repeated, and when.
+// its answers back into the words of internal/volume. A Client repeats nothing:
+// who calls knows what may be repeated, and when. Patient does, for questions.
 package agentclient
 
 import (

@@ -45,6 +45,6 @@ func authorities(clients map[string]*agentclient.Client) func(string) (volume.Fo
 		if !ok {
 			return nil, fmt.Errorf("storage host %q is not in the hosts file of this node: %w", host, volume.ErrUnavailable)
 		}
-		return c, nil
+		return agentclient.Patient(c), nil
 	}
 }

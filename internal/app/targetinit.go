@@ -24,8 +24,8 @@ import (
 const certificateTime = 5 * 365 * 24 * time.Hour
 
 type initOptions struct {
-	dir, host, listen, address, cluster string
-	pools                               []string
+	dir, state, host, listen, address, cluster string
+	pools                                      []string
 }
 
 func newTargetInitCommand(t *targetOptions) *cobra.Command {
@@ -47,6 +47,7 @@ func newTargetInitCommand(t *targetOptions) *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.dir, "dir", filepath.Dir(defaultTargetConfig), "directory for the configuration and certificates")
+	f.StringVar(&o.state, "state-dir", config.DefaultTargetState, "directory for the agent's records")
 	f.StringVar(&o.host, "host", "", "name of this storage host; it is part of every volume ID and can never change")
 	f.StringVar(&o.address, "address", "", "IP address that nodes connect to")
 	f.StringVar(&o.listen, "listen", config.DefaultListen, "address of the agent itself")
@@ -94,7 +95,7 @@ func initTarget(cmd *cobra.Command, o initOptions) error {
 func (o initOptions) target() (config.Target, error) {
 	tls := filepath.Join(o.dir, "tls")
 	cfg := config.Target{
-		Host: o.host, Listen: o.listen,
+		Host: o.host, Listen: o.listen, StateDir: o.state,
 		TLS: config.TLS{CA: filepath.Join(tls, "ca.crt"), Cert: filepath.Join(tls, "target.crt"), Key: filepath.Join(tls, "target.key")},
 	}
 	if !filepath.IsAbs(o.dir) {
@@ -134,7 +135,7 @@ func makeCertificates(dir, host, address string) error {
 		role pki.Role
 		ips  []net.IP
 	}{{pki.RoleTarget, []net.IP{net.ParseIP(address)}}, {pki.RoleController, nil}, {pki.RoleNode, nil}} {
-		if err := issue(ca, dir, c.role, string(c.role), c.ips); err != nil && !errors.Is(err, os.ErrExist) {
+		if err := issue(ca, dir, c.role, string(c.role), c.ips); err != nil && !errors.Is(err, volume.ErrExists) {
 			return err
 		}
 	}

@@ -85,8 +85,8 @@ func (h *Hosts) choose(ctx context.Context, req volume.CreateRequest) (string, e
 		}
 		return err == nil, err
 	})
-	for name, has := range found {
-		if has {
+	for _, name := range h.names { // in their order: one name, one answer
+		if found[name] {
 			return name, nil
 		}
 	}
@@ -126,25 +126,28 @@ func roomiest(names []string, infos map[string]volume.HostInfo, req volume.Creat
 	return best, nil
 }
 
-// Available is the room for new volumes; the largest single one second.
+// Available is the room for new volumes; the largest single one second. Only the
+// host that is named is asked, if one is.
 func (h *Hosts) Available(ctx context.Context, where Placement) (total, largest int64, err error) {
-	if _, ok := h.byName[where.Host]; where.Host != "" && !ok {
-		return 0, 0, fmt.Errorf("host %q: the hosts file has %v: %w", where.Host, h.names, volume.ErrInvalid)
-	}
-	infos, err := each(h, func(b volume.Backend) (volume.HostInfo, error) { return b.Info(ctx) })
-	for name, info := range infos {
-		if where.Host != "" && name != where.Host {
-			continue
+	asked := h
+	if where.Host != "" {
+		b, ok := h.byName[where.Host]
+		if !ok {
+			return 0, 0, fmt.Errorf("host %q: the hosts file has %v: %w", where.Host, h.names, volume.ErrInvalid)
 		}
+		asked = New(map[string]volume.Backend{where.Host: b})
+	}
+	infos, err := each(asked, func(b volume.Backend) (volume.HostInfo, error) { return b.Info(ctx) })
+	if err != nil {
+		return 0, 0, fmt.Errorf("capacity: %w: %v", volume.ErrUnavailable, err)
+	}
+	for _, info := range infos {
 		for _, p := range info.Pools {
 			if p.Problem == "" && (where.Pool == "" || where.Pool == p.Name) {
 				total += p.AvailableBytes
 				largest = max(largest, p.AvailableBytes)
 			}
 		}
-	}
-	if err != nil && where.Host == "" || where.Host != "" && infos[where.Host].Installation == "" {
-		return 0, 0, fmt.Errorf("capacity: %w: %v", volume.ErrUnavailable, err)
 	}
 	return total, largest, nil
 }

@@ -66,7 +66,15 @@ func ParseTarget(b []byte) (Target, error) {
 	if err := yaml.UnmarshalStrict(b, &t); err != nil {
 		return Target{}, fmt.Errorf("%w: %w", volume.ErrInvalid, err)
 	}
-	return t, t.Complete()
+	if err := t.Complete(); err != nil {
+		return Target{}, err
+	}
+	for _, f := range []struct{ key, path string }{{"ca", t.TLS.CA}, {"cert", t.TLS.Cert}, {"key", t.TLS.Key}} {
+		if !filepath.IsAbs(f.path) {
+			return Target{}, fmt.Errorf("tls.%s: value %q: want the absolute path of a PEM file: %w", f.key, f.path, volume.ErrInvalid)
+		}
+	}
+	return t, nil
 }
 
 // Complete fills in defaults and checks every field.

@@ -50,11 +50,15 @@ func MountedAt(mounts []Mount, path string) (Mount, bool) {
 	return Mount{}, false
 }
 
+const propagated = "how mounts are propagated is the kubelet's business"
+
 // refusedOptions would change what is mounted, or where, or break the promise
 // that a volume's errors are seen.
 var refusedOptions = map[string]string{
 	"bind": "it is decided by the driver", "rbind": "it is decided by the driver",
 	"remount": "it is decided by the driver", "move": "it is decided by the driver",
+	"shared": propagated, "rshared": propagated, "private": propagated, "rprivate": propagated,
+	"slave": propagated, "rslave": propagated, "unbindable": propagated, "runbindable": propagated,
 	"loop": "a volume is a device", "device": "it names another device", "logdev": "it names another device",
 	"rtdev": "it names another device", "journal_path": "it names another device", "journal_dev": "it names another device",
 	"errors":     "only errors=remount-ro keeps a damaged file system from growing worse",

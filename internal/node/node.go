@@ -42,8 +42,14 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := records.All(); err != nil {
+	all, err := records.All()
+	if err != nil {
 		return nil, err
+	}
+	for _, r := range all {
+		if r.Version != recordVersion {
+			return nil, fmt.Errorf("record of volume %q has version %d and this build reads version %d: %w", r.Stage.VolumeID, r.Version, recordVersion, volume.ErrPrecondition)
+		}
 	}
 	return &Node{Options: o, records: records, bounded: filesystem.NewBounded()}, nil
 }

@@ -134,11 +134,15 @@ func (n *Node) stands(rec Record) (bool, error) {
 // attach carries a stage from its record to the end.
 func (n *Node) attach(ctx context.Context, rec *Record) error {
 	at := rec.Stage.Attachment
+	// Whoever takes the session down now has not seen this record; whoever comes
+	// later will, and leaves the session alone. So it is enough to wait for those
+	// under way, and a long mkfs or check of this volume holds up no unstage of
+	// another.
 	release, err := n.sessions.share(ctx, at.Session.NQN)
 	if err != nil {
 		return err
 	}
-	defer release()
+	release()
 	status := n.askAhead(ctx, at)
 	if err := n.Fabric.EnsureSession(ctx, at.Session); err != nil {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)

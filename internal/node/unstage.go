@@ -56,7 +56,11 @@ func (n *Node) unstageUnknown(ctx context.Context, volumeID, path string) error 
 }
 
 func (n *Node) unstage(ctx context.Context, rec Record) error {
-	if rec.BootID == n.BootID && rec.Disk != "" && rec.Phase != Flushed {
+	unused, err := n.neverMounted(rec)
+	if err != nil {
+		return err
+	}
+	if rec.BootID == n.BootID && rec.Disk != "" && rec.Phase != Flushed && !unused {
 		if err := n.checkUnpublished(rec); err != nil {
 			return err
 		}
@@ -73,6 +77,23 @@ func (n *Node) unstage(ctx context.Context, rec Record) error {
 		}
 	}
 	return n.takeDown(ctx, rec)
+}
+
+// neverMounted says whether a stage never came to its mount. Then nothing of
+// anybody's waits to be written, and a disk that takes no flush, which may be
+// why the stage failed, must not keep the volume on this node.
+func (n *Node) neverMounted(rec Record) (bool, error) {
+	if rec.Phase != Staging || rec.Stage.FSType == "" || rec.Disk == "" {
+		return false, nil
+	}
+	mounts, err := n.Mounter.Mounts()
+	if err != nil {
+		return false, err
+	}
+	if _, mounted := filesystem.MountedAt(mounts, rec.Stage.StagingPath); mounted {
+		return false, nil
+	}
+	return n.Flusher.SuperblockGone(rec.Kind(), rec.Disk)
 }
 
 // checkUnpublished keeps a volume staged while a pod's path still shows it.

@@ -195,7 +195,7 @@ func TestPlanRefuses(t *testing.T) {
 			if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) || len(steps) > 0 {
 				t.Errorf("got %v, %v; want %v with %q", steps, err, c.want, c.text)
 			}
-			if c.want != nvmet.ErrDesired && !errors.Is(err, volume.ErrPrecondition) {
+			if !errors.Is(c.want, nvmet.ErrDesired) && !errors.Is(err, volume.ErrPrecondition) {
 				t.Errorf("%v does not wrap ErrPrecondition", err)
 			}
 		})

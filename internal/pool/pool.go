@@ -52,8 +52,13 @@ type Capacity struct {
 	TotalBytes int64
 	// ReserveBytes is kept free for metadata and for the administrator.
 	ReserveBytes int64
-	// ForeignBytes is used by something other than volumes, metadata included.
+	// ForeignBytes is used by something other than volumes of this pool,
+	// metadata included.
 	ForeignBytes int64
+	// AllocatedBytes is what the volumes of this pool take now.
+	AllocatedBytes int64
+	// FileSystem is the same for pools that share their space.
+	FileSystem uint64
 	// BlockSize is the logical block size in bytes that nvmet shows for a
 	// volume of this pool.
 	BlockSize int

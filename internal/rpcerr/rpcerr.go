@@ -118,6 +118,11 @@ type remoteError struct {
 func (e *remoteError) Error() string   { return e.msg }
 func (e *remoteError) Unwrap() []error { return []error{e.sentinel, e.status} }
 
+// Retryable: nobody answered, or somebody else holds the object for a moment.
+func (e *remoteError) Retryable() bool {
+	return errors.Is(e.sentinel, volume.ErrUnavailable) || errors.Is(e.sentinel, volume.ErrBusy)
+}
+
 func sentinelOf(st *status.Status) error {
 	for _, d := range st.Details() {
 		info, ok := d.(*errdetails.ErrorInfo)

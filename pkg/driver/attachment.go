@@ -108,7 +108,7 @@ func parsePortals(key, text string) ([]netip.AddrPort, error) {
 	for s := range strings.SplitSeq(text, ",") {
 		ap, err := netip.ParseAddrPort(s)
 		if err != nil {
-			addr, aerr := netip.ParseAddr(strings.Trim(s, "[]"))
+			addr, aerr := netip.ParseAddr(unbracket(s))
 			if aerr != nil {
 				return nil, fmt.Errorf("key %s: value %q: want numeric IP[:PORT], separated by commas: %w", key, s, volume.ErrInvalid)
 			}
@@ -122,11 +122,41 @@ func parsePortals(key, text string) ([]netip.AddrPort, error) {
 	return out, nil
 }
 
+// unbracket takes the brackets off an IPv6 address without a port.
+func unbracket(s string) string {
+	if inner, ok := strings.CutPrefix(s, "["); ok && strings.Contains(s, ":") {
+		if inner, ok := strings.CutSuffix(inner, "]"); ok {
+			return inner
+		}
+	}
+	return s
+}
+
 func validateSession(s initiator.Session) error {
 	for _, t := range s.Targets() {
 		if err := t.Validate(); err != nil {
-			return err
+			return fmt.Errorf("%w: %w", volume.ErrInvalid, err)
 		}
+	}
+	return nil
+}
+
+// checkHandle refuses contexts that are those of another volume: a static
+// volume must not have the handle of a provisioned one, and a provisioned one
+// is the volume of its publication and of no other.
+func checkHandle(handle string, volumeContext map[string]string, at node.Attachment) error {
+	if isStatic(volumeContext) {
+		return checkStaticHandle(handle)
+	}
+	if want := (volume.ID{Host: at.Managed.Host, UUID: at.Managed.Ref.Volume}).String(); handle != want {
+		return fmt.Errorf("publish context: keys %s and %s: they name volume %s: %w", pubHost, pubUUID, want, volume.ErrInvalid)
+	}
+	return nil
+}
+
+func checkStaticHandle(handle string) error {
+	if _, err := volume.ParseID(handle); err == nil {
+		return fmt.Errorf("volume ID %q: it has the form HOST:UUID of a provisioned volume and its attributes name a static target (%s): give the static volume another handle: %w", handle, attrNQN, volume.ErrInvalid)
 	}
 	return nil
 }

@@ -118,8 +118,8 @@ func (c *Controller) ControllerPublishVolume(ctx context.Context, req *csi.Contr
 }
 
 func (c *Controller) publishStatic(req *csi.ControllerPublishVolumeRequest) (*csi.ControllerPublishVolumeResponse, error) {
-	if _, err := volume.ParseID(req.GetVolumeId()); err == nil {
-		return nil, fmt.Errorf("volume ID %q: it has the form HOST:UUID of a provisioned volume and its attributes name a static target (%s): give the static volume another handle: %w", req.GetVolumeId(), attrNQN, volume.ErrInvalid)
+	if err := checkStaticHandle(req.GetVolumeId()); err != nil {
+		return nil, err
 	}
 	identity := NodeIdentity{NodeID: req.GetNodeId()}
 	if _, err := identity.attachment(req.GetVolumeContext(), nil); err != nil {

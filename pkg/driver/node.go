@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -64,6 +65,9 @@ func (n *Node) stageRequest(volumeID, staging string, c *csi.VolumeCapability, v
 		return node.StageRequest{}, err
 	}
 	at, err := n.Identity.attachment(volumeContext, publishContext)
+	if err == nil {
+		err = checkHandle(volumeID, volumeContext, at)
+	}
 	if err != nil {
 		return node.StageRequest{}, fmt.Errorf("volume %s: %w", volumeID, err)
 	}
@@ -74,7 +78,7 @@ func (n *Node) stageRequest(volumeID, staging string, c *csi.VolumeCapability, v
 			return node.StageRequest{}, err
 		}
 		req.FSType, req.MountOptions = string(kind), m.GetMountFlags()
-		req.ReadOnly = c.GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
+		req.ReadOnly = c.GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY || slices.Contains(m.GetMountFlags(), "ro")
 	}
 	return req, nil
 }
@@ -100,8 +104,12 @@ func (n *Node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolume
 	if err != nil {
 		return nil, err
 	}
-	readOnly := req.GetReadonly() || req.GetVolumeCapability().GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
-	if err := n.Flow.Publish(ctx, node.PublishRequest{StageRequest: stage, TargetPath: req.GetTargetPath(), TargetReadOnly: readOnly}); err != nil {
+	mode := req.GetVolumeCapability().GetAccessMode().GetMode()
+	if err := n.Flow.Publish(ctx, node.PublishRequest{
+		StageRequest: stage, TargetPath: req.GetTargetPath(),
+		TargetReadOnly: req.GetReadonly() || mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY,
+		Exclusive:      mode == csi.VolumeCapability_AccessMode_SINGLE_NODE_SINGLE_WRITER,
+	}); err != nil {
 		return nil, err
 	}
 	return &csi.NodePublishVolumeResponse{}, nil

@@ -68,11 +68,11 @@ func (c *Cluster) Leaks(ctx context.Context) ([]string, error) {
 
 func (c *Cluster) leaks(ctx context.Context) (left []string, err error) {
 	for _, n := range c.Nodes {
-		out, err := n.Shell(ctx, nodeLeaks)
+		lines, err := n.Holds(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("what is left on %s: %w", n.Name(), err)
+			return nil, err
 		}
-		left = append(left, prefixed(n.Name(), out)...)
+		left = append(left, lines...)
 	}
 	for _, s := range c.Storages {
 		out, err := s.Shell(ctx, storageLeaks)
@@ -87,6 +87,16 @@ func (c *Cluster) leaks(ctx context.Context) (left []string, err error) {
 		left = append(left, records...)
 	}
 	return left, nil
+}
+
+// Holds lists the controllers, disks, mounts, records and hanging processes of
+// a node.
+func (n *Node) Holds(ctx context.Context) ([]string, error) {
+	out, err := n.Shell(ctx, nodeLeaks)
+	if err != nil {
+		return nil, fmt.Errorf("what is left on %s: %w", n.Name(), err)
+	}
+	return prefixed(n.Name(), out), nil
 }
 
 func (c *Cluster) agentRecords(ctx context.Context, s *Storage) (left []string, err error) {

@@ -15,6 +15,7 @@ type Volume struct {
 	FSType     string // "" = raw block
 	SizeBytes  int64
 	Parameters map[string]string
+	ReadOnly   bool // asked for with access mode SINGLE_NODE_READER_ONLY
 
 	ID      string
 	Context map[string]string
@@ -24,6 +25,9 @@ type Volume struct {
 // Capability is what is asked for at every call.
 func (v *Volume) Capability() *csi.VolumeCapability {
 	c := &csi.VolumeCapability{AccessMode: &csi.VolumeCapability_AccessMode{Mode: csi.VolumeCapability_AccessMode_SINGLE_NODE_WRITER}}
+	if v.ReadOnly {
+		c.AccessMode.Mode = csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY
+	}
 	if v.FSType == "" {
 		c.AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
 	} else {

@@ -42,6 +42,16 @@ func (b *bench) states(v *cluster.Volume) []string {
 	return strings.Fields(out)
 }
 
+// allLive is nil if the volume's session has n controllers and all are live.
+func (b *bench) allLive(v *cluster.Volume, n int) error {
+	b.Helper()
+	got := b.states(v)
+	if len(got) != n || slices.ContainsFunc(got, func(s string) bool { return s != "live" }) {
+		return fmt.Errorf("controllers are %v, want %d live", got, n)
+	}
+	return nil
+}
+
 // awaitState waits until a controller of the volume's session is in the state.
 func (b *bench) awaitState(limit time.Duration, v *cluster.Volume, want string) time.Duration {
 	b.Helper()

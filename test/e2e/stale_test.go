@@ -64,6 +64,7 @@ func TestStaleWritesNeverLand(t *testing.T) {
 			b.Errorf("%s (%s) changed after its fence: %s, before %s", v.Name, kindOf(v), got, before[v])
 		}
 	}
+	b.Logf("queued writes that the storage host was sent and refused: %s", b.on("dmesg | grep -c 'nvmet_tcp: failed cmd' || true"))
 	b.Logf("%s after the session came back: %d volumes unchanged", seconds(time.Since(back)), len(before))
 	s.stageAgain()
 	w.stop()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/test/ack"
 	"github.com/holdfast-csi/holdfast/test/cluster"
+	"github.com/holdfast-csi/holdfast/test/vm"
 )
 
 // areaBlocks is how much of a volume a writer uses: 4 MiB.
@@ -20,6 +21,7 @@ const areaBlocks = 1024
 // was acknowledged to it, which is kept here.
 type writer struct {
 	b    *bench
+	m    *vm.Machine
 	v    *cluster.Volume
 	id   uint64
 	log  *ack.Log
@@ -31,14 +33,17 @@ var writers atomic.Uint64
 // write starts a writer on a published volume and waits for its first write.
 func (b *bench) write(v *cluster.Volume) *writer {
 	b.Helper()
-	w := &writer{b: b, v: v, id: writers.Add(1), log: ack.NewLog(), done: make(chan error, 1)}
-	direct := ""
+	return b.writeTo(b.node.Machine, v, v.File(), "-pause 20ms")
+}
+
+func (b *bench) writeTo(m *vm.Machine, v *cluster.Volume, path, flags string) *writer {
+	b.Helper()
+	w := &writer{b: b, m: m, v: v, id: writers.Add(1), log: ack.NewLog(), done: make(chan error, 1)}
 	if v.FSType == "" {
-		direct = "-direct"
+		flags += " -direct"
 	}
 	in, out := io.Pipe()
-	cmd := b.node.Command(b.ctx, "bash", "-c", fmt.Sprintf("echo $$ >%s; exec /usr/local/bin/ackio -path %s -writer %d -blocks %d -pause 20ms %s",
-		w.pidFile(), v.File(), w.id, areaBlocks, direct))
+	cmd := m.Command(b.ctx, "bash", "-c", fmt.Sprintf("echo $$ >%s; exec /usr/local/bin/ackio -path %s -writer %d -blocks %d %s", w.pidFile(), path, w.id, areaBlocks, flags))
 	cmd.Stdout = out
 	go func() {
 		err := cmd.Run()
@@ -48,6 +53,34 @@ func (b *bench) write(v *cluster.Volume) *writer {
 	go func() { _ = w.log.Read(in) }() // ends with the pipe
 	w.acked(20*time.Second, time.Now())
 	return w
+}
+
+// controls are writers that use no volume: on the node's memory and on the
+// storage host's disk. When they stall it is the machine that runs the tests
+// that is busy, and no volume's fault.
+type controls []*writer
+
+func (b *bench) controls() controls {
+	b.Helper()
+	local := &cluster.Volume{Name: "control", FSType: "none"}
+	return controls{
+		b.writeTo(b.node.Machine, local, "/run/control", "-pause 50ms"),
+		b.writeTo(b.storage.Machine, local, "/data/control", "-pause 50ms"),
+	}
+}
+
+// stall is the longest of the controls since t.
+func (c controls) stall(t time.Time) (longest time.Duration) {
+	for _, w := range c {
+		longest = max(longest, w.log.Stall(t, time.Now()))
+	}
+	return longest
+}
+
+func (c controls) stop() {
+	for _, w := range c {
+		w.stop()
+	}
 }
 
 func (w *writer) pidFile() string { return fmt.Sprintf("/run/writer%d", w.id) }
@@ -69,7 +102,8 @@ func (w *writer) acked(limit time.Duration, t time.Time) time.Duration {
 // stop ends the writer, which must not have seen an error.
 func (w *writer) stop() {
 	w.b.Helper()
-	w.b.sh("kill -TERM $(<%s)", w.pidFile())
+	_, err := w.m.Shell(w.b.ctx, fmt.Sprintf("kill -TERM $(<%s)", w.pidFile()))
+	w.b.must(err)
 	select {
 	case err := <-w.done:
 		w.b.must(err)
@@ -115,13 +149,17 @@ func kindOf(v *cluster.Volume) string {
 	return v.FSType
 }
 
-// calm ends the test if a writer saw an error or a stall longer than limit
-// since t.
-func (w *writer) calm(t time.Time, limit time.Duration) time.Duration {
+// stallLimit is how long I/O may wait where nothing is meant to disturb it,
+// beyond what the controls waited.
+const stallLimit = time.Second
+
+// calm fails the test if a writer saw an error or stalled since t, and tells
+// how long it stalled.
+func (w *writer) calm(t time.Time, c controls) string {
 	w.b.Helper()
-	stall := w.log.Stall(t, time.Now())
-	if e := w.log.Errors(); len(e) > 0 || stall > limit {
-		w.b.Errorf("writer of %s: stalled for %s (limit %s), errors: %v", w.v.Name, seconds(stall), limit, e)
+	stall, busy := w.log.Stall(t, time.Now()), c.stall(t)
+	if e := w.log.Errors(); len(e) > 0 || stall > stallLimit+busy {
+		w.b.Errorf("writer of %s (%s): stalled for %s (controls %s), errors: %v", w.v.Name, kindOf(w.v), seconds(stall), seconds(busy), e)
 	}
-	return stall
+	return fmt.Sprintf("%s (controls %s)", seconds(stall), seconds(busy))
 }

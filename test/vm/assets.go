@@ -5,12 +5,14 @@ package vm
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -79,6 +81,7 @@ func prepare(ctx context.Context, root, cache string, cfg LabConfig) (*assets, e
 		return nil, err
 	}
 	defer lock.Close()
+	prune(cache)
 	a := &assets{}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
@@ -104,7 +107,43 @@ func buildGuestd(ctx context.Context, root, cache string) (string, error) {
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build guestd: %w: %s", err, msg)
 	}
-	return out, nil
+	// Labs that run already boot from theirs, whatever is built after.
+	raw, err := os.ReadFile(out)
+	if err != nil {
+		return "", err
+	}
+	own := fmt.Sprintf("%s-%x", out, sha256.Sum256(raw))[:len(out)+17]
+	if touch(own) {
+		return own, nil
+	}
+	if err := os.WriteFile(own+".part", raw, 0o755); err != nil {
+		return "", err
+	}
+	return own, os.Rename(own+".part", own)
+}
+
+// touch tells whether a file is in the cache, and keeps prune away from it.
+func touch(path string) bool {
+	now := time.Now()
+	return os.Chtimes(path, now, now) == nil
+}
+
+// keepUnused is how long archives that no lab has used stay in the cache.
+const keepUnused = 7 * 24 * time.Hour
+
+// prune removes archives of earlier versions. Kernel packages stay: they are cheap to keep and slow to get.
+func prune(cache string) {
+	for _, pattern := range []string{"base-*", "modules-*", "guestd-*", ".archive-*", ".modules-*"} {
+		paths, err := filepath.Glob(filepath.Join(cache, pattern))
+		if err != nil {
+			continue
+		}
+		for _, path := range paths {
+			if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > keepUnused {
+				_ = os.RemoveAll(path) // tidying only
+			}
+		}
+	}
 }
 
 func buildBase(cache string, tools []string) (string, error) {
@@ -140,7 +179,7 @@ func buildModules(ctx context.Context, cache string, k *kernel.Kernel, index *ke
 		return "", err
 	}
 	out := filepath.Join(cache, "modules-"+k.Release+"-"+key[:16]+".cpio")
-	if _, err := os.Stat(out); err == nil {
+	if touch(out) {
 		return out, nil
 	}
 	stage, err := os.MkdirTemp(cache, ".modules-*")
@@ -168,7 +207,7 @@ func writeCached(cache, kind string, a *image.Archive) (string, error) {
 		return "", err
 	}
 	out := filepath.Join(cache, kind+"-"+digest[:16]+".cpio")
-	if _, err := os.Stat(out); err == nil {
+	if touch(out) {
 		return out, nil
 	}
 	return out, writeArchive(out, a)

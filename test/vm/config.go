@@ -34,10 +34,12 @@ type MachineConfig struct {
 	DiskFS       string       // "xfs" (default), "ext4" or "btrfs", mounted at /data
 	RawDisk      bool         // leave the data disk as it is: no file system, no mount
 	VolatileDisk bool         // a power cut loses what was not flushed
-	Modules      []string     // loaded before Boot returns; nil = what the product and its tests use, partly just after; empty = only what boot needs
-	KernelArgs   []string     // e.g. "nvme_core.multipath=N"
-	Forward      []int        // TCP ports of the machine that are reachable from here; see ForwardAddr
-	Files        []File       // put into this machine at every boot
+	// Modules are loaded before Boot returns. nil = what the product and its tests use, in part just after Boot; empty =
+	// only what the machine needs to boot. The kernel and modprobe load others on demand in any case.
+	Modules    []string
+	KernelArgs []string // e.g. "nvme_core.multipath=N"
+	Forward    []int    // TCP ports of the machine that are reachable from here; see ForwardAddr
+	Files      []File   // put into this machine at every boot
 }
 
 // LANAddress is a network card: which switch it is plugged into, and its address with prefix length. Cards are called

@@ -180,7 +180,7 @@ func (c *guestConn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}
-	return c.Conn.Close()
+	return c.Close()
 }
 
 // commandText is for messages: a program with its arguments, not too long.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"net"
 	"os"
 	"path/filepath"
@@ -16,6 +17,30 @@ import (
 
 	"github.com/holdfast-csi/holdfast/test/vm"
 )
+
+// echoEnv names the unix socket on which this program serves an echo instead of running tests.
+const echoEnv = "VM_TEST_ECHO"
+
+func TestMain(m *testing.M) {
+	socket := os.Getenv(echoEnv)
+	if socket == "" {
+		os.Exit(m.Run())
+	}
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			log.Fatal(err)
+		}
+		go func() {
+			_, _ = io.Copy(conn, conn) // the other side sees errors
+			_ = conn.Close()
+		}()
+	}
+}
 
 // bench is two machines on one kernel, shared by the tests below; each test leaves it as it found it.
 type bench struct {
@@ -218,11 +243,7 @@ func (b *bench) dial(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	echo, err := b.storage.Start(t.Context(), "echo", "busybox", "nc", "-lk", "-s", "local:/run/echo.sock", "-e", "cat")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer echo.Kill(t.Context()) //nolint:errcheck // busybox may have been built without it, see below
+	b.dialUnix(t)
 	b.shell(t, b.storage, "until ss -Hltn sport = :8080 | grep -q .; do sleep 0.1; done")
 	direct, err := b.storage.Dial(t.Context(), "tcp", "127.0.0.1:8080")
 	if err != nil {
@@ -240,6 +261,37 @@ func (b *bench) dial(t *testing.T) {
 	if _, err := b.storage.Dial(t.Context(), "unix", "/run/none.sock"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a socket that does not exist: %v", err)
 	}
+}
+
+// dialUnix talks to this test program, which serves an echo in the machine.
+func (b *bench) dialUnix(t *testing.T) {
+	const socket = "/run/echo.sock"
+	if err := b.storage.Put(t.Context(), os.Args[0], "/run/echo", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p, err := b.storage.Start(t.Context(), "echo", "env", echoEnv+"="+socket, "/run/echo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.shell(t, b.storage, "for i in $(seq 100); do [ -S "+socket+" ] && exit 0; sleep 0.1; done; cat /var/log/echo.log; exit 1")
+	conn, err := b.storage.Dial(t.Context(), "unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write([]byte("over a unix socket")); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.(interface{ CloseWrite() error }).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(conn); err != nil || string(got) != "over a unix socket" {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if err := p.Kill(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.shell(t, b.storage, "rm /run/echo")
 }
 
 func checkHTTP(t *testing.T, conn net.Conn) {

@@ -46,6 +46,7 @@ type Env struct {
 	Locks  gate.Gate
 	Pools  []PoolSpec
 	State  string // directory of the database
+	Host   string // name of the storage host
 	// KickAfter and RetryAfter are passed to the agent.
 	KickAfter, RetryAfter time.Duration
 	// Wrap, if set, stands in front of every pool that is opened.
@@ -60,7 +61,7 @@ type Env struct {
 func New(t testing.TB, pools ...string) *Env {
 	t.Helper()
 	root := tempDir(t)
-	e := &Env{Kernel: nvmettest.New(), Gate: gatetest.NewFake(), State: filepath.Join(root, "state"), AnyFS: true, Log: slog.New(slog.DiscardHandler)}
+	e := &Env{Kernel: nvmettest.New(), Gate: gatetest.NewFake(), Host: HostName, State: filepath.Join(root, "state"), AnyFS: true, Log: slog.New(slog.DiscardHandler)}
 	e.Tree, e.Locks = e.Kernel, e.Gate
 	e.Kernel.DeviceExists = func(path string) bool { _, err := os.Stat(path); return err == nil }
 	for i, name := range pools {
@@ -150,7 +151,7 @@ func (e *Env) Start(t testing.TB, faults *Faults) *Agent {
 	db := e.OpenDB(t)
 	faults.onKill = func() { _ = db.Close() }
 	o := agent.Options{
-		Host: HostName, Version: "test", DB: db, Tree: tree{e.Tree, faults}, Gate: mortalGate{e.Locks, faults},
+		Host: e.Host, Version: "test", DB: db, Tree: tree{e.Tree, faults}, Gate: mortalGate{e.Locks, faults},
 		Log: e.Log, KickAfter: e.KickAfter, RetryAfter: e.RetryAfter,
 	}
 	for _, p := range e.Pools {

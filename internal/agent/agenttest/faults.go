@@ -183,5 +183,5 @@ func (p mortalPool) Delete(ctx context.Context, id uuid.UUID) error {
 	return p.f.change("pool delete", func() error { return p.Pool.Delete(ctx, id) })
 }
 
-// Kinds shortens what Changes returned to the kinds of changes, for messages.
-func Kinds(changes []string) string { return strings.Join(changes, "\n  ") }
+// Lines puts what Changes returned on lines of their own, for messages.
+func Lines(changes []string) string { return strings.Join(changes, "\n  ") }

@@ -34,7 +34,7 @@ func NewReal(t testing.TB, pools ...string) *Env {
 	}
 	root := tempDir(t)
 	e := &Env{
-		Tree: nvmet.NewConfigFS(nvmet.DefaultRoot), Locks: g, State: filepath.Join(root, "state"),
+		Host: HostName, Tree: nvmet.NewConfigFS(nvmet.DefaultRoot), Locks: g, State: filepath.Join(root, "state"),
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
 	for i, name := range pools {

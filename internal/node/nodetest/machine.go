@@ -1,7 +1,6 @@
 package nodetest
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,12 +9,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
 	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
-	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
 // major is the device number of the kernel's extended block devices.
@@ -334,96 +331,4 @@ func (m *Machine) end(nqn string) {
 			m.remove(d)
 		}
 	}
-}
-
-// pollEvery is for targets that announce nothing.
-const pollEvery = 10 * time.Millisecond
-
-// wait locks, and returns with the lock held as soon as ok holds. It gives up,
-// with the lock held too, when ctx ends or the machine is turned off.
-func (m *Machine) wait(ctx context.Context, ok func() bool) error {
-	m.mu.Lock()
-	for {
-		m.refresh()
-		if ok() {
-			return nil
-		}
-		changed := m.changed
-		m.mu.Unlock()
-		tick := time.NewTimer(pollEvery)
-		var err error
-		select {
-		case <-changed:
-		case <-tick.C:
-		case <-m.off:
-			err = errOff
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		tick.Stop()
-		m.mu.Lock()
-		if err != nil {
-			return err
-		}
-	}
-}
-
-// hang waits as a system call does, for a live path to d or its end.
-func (m *Machine) hang(d *disk) error {
-	return m.wait(context.Background(), func() bool {
-		s := m.sessions[d.nqn]
-		return d.gone || s != nil && s.state == "live"
-	})
-}
-
-func (m *Machine) ensureSession(ctx context.Context, s initiator.Session) error {
-	var refused error
-	err := m.wait(ctx, func() bool {
-		if have := m.sessions[s.NQN]; have != nil {
-			return have.state == "live"
-		}
-		if refused = m.refusing[s.NQN]; refused != nil {
-			return true
-		}
-		if _, ok := m.target.Visible(s.NQN, s.HostNQN); !ok {
-			return false
-		}
-		number := 0
-		for slices.ContainsFunc(slices.Collect(maps.Values(m.sessions)), func(o *link) bool { return o.number == number }) {
-			number++
-		}
-		m.sessions[s.NQN] = &link{Session: s, number: number, state: "live"}
-		m.refresh()
-		m.notify()
-		return true
-	})
-	defer m.mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("session %s has no live path: %w (%w)", s.NQN, volume.ErrUnavailable, err)
-	}
-	return refused
-}
-
-func (m *Machine) waitNamespace(ctx context.Context, id initiator.Identity) (ns nvmesysfs.Namespace, device string, err error) {
-	var found error
-	err = m.wait(ctx, func() bool {
-		ns, found = initiator.Match(m.snapshot(id.NQN), id)
-		var wrong *initiator.IdentityError
-		return found == nil || errors.As(found, &wrong)
-	})
-	defer m.mu.Unlock()
-	if err != nil {
-		return ns, "", fmt.Errorf("%s: %w (%w)", id, volume.ErrUnavailable, err)
-	}
-	return ns, "/dev/" + ns.Disk, found
-}
-
-func (m *Machine) disconnect(nqn string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.sessions[nqn] != nil {
-		m.ended[nqn]++
-	}
-	m.end(nqn)
-	m.notify()
 }

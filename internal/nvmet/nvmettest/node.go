@@ -168,9 +168,6 @@ func (n *node) removable() error {
 	return nil
 }
 
-// subsystem returns the subsystem a namespace belongs to.
-func (n *node) subsystem() *node { return n.parent.parent }
-
 func (n *node) enabled() bool { return n.attrs["enable"] == "1" }
 
 func validNumber(name string, bits int) bool {

@@ -41,9 +41,9 @@ func (p *Pool) Capacity(ctx context.Context) (pool.Capacity, error) {
 	return pool.Capacity{
 		TotalBytes:   total,
 		ReserveBytes: p.opts.reserve(total),
-		ForeignBytes: max(used-ours, 0),
-		BlockSize:    int(p.blockSize),
-		Warnings:     p.warnings(strange),
+		ForeignBytes: max(used-ours, 0), AllocatedBytes: ours, FileSystem: fsid(st),
+		BlockSize: int(p.blockSize),
+		Warnings:  p.warnings(strange),
 	}, nil
 }
 
@@ -114,6 +114,12 @@ func appendNames(list []string, text string, names []string) []string {
 		names = append(names[:maxNamed:maxNamed], fmt.Sprintf("and %d more", more))
 	}
 	return append(list, text+strings.Join(names, ", "))
+}
+
+// fsid is the identity that a file system gives itself. Subvolumes of a btrfs
+// have one each, so that two of them are not seen to share their space.
+func fsid(st unix.Statfs_t) uint64 {
+	return uint64(uint32(st.Fsid.Val[0])) | uint64(uint32(st.Fsid.Val[1]))<<32
 }
 
 func (p *Pool) statfs() (st unix.Statfs_t, err error) {

@@ -14,7 +14,9 @@ import (
 	"github.com/holdfast-csi/holdfast/test/ack"
 )
 
-func main() {
+func main() { os.Exit(status()) }
+
+func status() int {
 	path := flag.String("path", "", "file or device to write")
 	writer := flag.Uint64("writer", 1, "number of the writer, part of every block")
 	blocks := flag.Uint64("blocks", 1024, "size of the area in blocks of 4096 bytes")
@@ -26,6 +28,7 @@ func main() {
 	w := ack.Writer{Path: *path, Writer: *writer, Blocks: *blocks, Pause: *pause, Direct: *direct, Report: os.Stdout}
 	if err := w.Run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "ackio:", err)
-		os.Exit(1)
+		return 1
 	}
+	return 0
 }

@@ -31,11 +31,8 @@ const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 // Main runs the program in the role that its arguments name, and returns only in the role of the worker.
 func Main(args []string) {
 	if len(args) > 1 && args[1] == workerArg {
-		if err := work(); err != nil {
-			milestone("worker: %v", err)
-			os.Exit(1)
-		}
-		return
+		milestone("worker: %v", work())
+		os.Exit(1)
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "this program is the init of a test machine and does nothing elsewhere")

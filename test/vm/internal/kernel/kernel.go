@@ -34,6 +34,8 @@ func (k *Kernel) Image() string { return filepath.Join(k.dir, "boot", "vmlinuz-"
 // ModuleDir is the directory with modules.dep.
 func (k *Kernel) ModuleDir() string { return filepath.Join(k.dir, "lib", "modules", k.Release) }
 
+var errDownload = errors.New("download kernel")
+
 // Runner runs a program and returns its standard output. It is the seam for tests.
 type Runner func(ctx context.Context, dir string, argv ...string) ([]byte, error)
 
@@ -65,6 +67,22 @@ func Get(ctx context.Context, run Runner, dir, series string, needed []string) (
 			return k, nil
 		}
 	}
+	k, err := choose(ctx, run, dir, series, needed)
+	if errors.Is(err, errDownload) {
+		// Lists that are out of date name packages that are gone.
+		if _, updateErr := run(ctx, "", "apt-get", "-q", "update"); updateErr != nil {
+			return nil, errors.Join(err, updateErr)
+		}
+		k, err = choose(ctx, run, dir, series, needed)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return k, writeRecord(record, k)
+}
+
+// choose fetches the first kernel of the series that has all modules needed.
+func choose(ctx context.Context, run Runner, dir, series string, needed []string) (*Kernel, error) {
 	packages, err := resolve(ctx, run, series)
 	if err != nil {
 		return nil, err
@@ -75,11 +93,11 @@ func Get(ctx context.Context, run Runner, dir, series string, needed []string) (
 		if err != nil {
 			return nil, err
 		}
-		if missing := k.missing(needed); len(missing) > 0 {
-			rejected = append(rejected, fmt.Errorf("%s lacks %s", pkg, strings.Join(missing, ", ")))
-			continue
+		missing := k.missing(needed)
+		if len(missing) == 0 {
+			return k, nil
 		}
-		return k, writeRecord(record, k)
+		rejected = append(rejected, fmt.Errorf("%s lacks %s", pkg, strings.Join(missing, ", ")))
 	}
 	return nil, fmt.Errorf("no %s kernel has all modules needed: %w", series, errors.Join(rejected...))
 }
@@ -126,7 +144,7 @@ func fetch(ctx context.Context, run Runner, dir, pkg string) (*Kernel, error) {
 	defer os.RemoveAll(stage) // whatever was not renamed away
 	// As root apt would otherwise download as a user who may not enter the cache directory, and complain.
 	if _, err := run(ctx, stage, "apt-get", "-o", "APT::Sandbox::User=root", "-q", "download", pkg); err != nil {
-		return nil, fmt.Errorf("download kernel: %w", err)
+		return nil, fmt.Errorf("%w: %w", errDownload, err)
 	}
 	debs, err := filepath.Glob(filepath.Join(stage, "*.deb"))
 	if err != nil || len(debs) != 1 {

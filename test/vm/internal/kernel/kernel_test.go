@@ -73,6 +73,7 @@ type fakeDebian struct {
 	t         *testing.T
 	downloads []string
 	lacks     string // package without xfs
+	stale     bool   // until update
 }
 
 func (d *fakeDebian) run(_ context.Context, dir string, argv ...string) ([]byte, error) {
@@ -87,6 +88,13 @@ func (d *fakeDebian) run(_ context.Context, dir string, argv ...string) ([]byte,
 		return nil, errors.New("no packages found")
 	case "apt-get":
 		pkg := argv[len(argv)-1]
+		if pkg == "update" {
+			d.stale = false
+			return nil, nil
+		}
+		if d.stale {
+			return nil, errors.New("404 Not Found")
+		}
 		d.downloads = append(d.downloads, pkg)
 		return nil, os.WriteFile(filepath.Join(dir, pkg+"_1_amd64.deb"), []byte(pkg), 0o644)
 	case "dpkg-deb":
@@ -104,7 +112,7 @@ func (d *fakeDebian) run(_ context.Context, dir string, argv ...string) ([]byte,
 }
 
 func TestGet(t *testing.T) {
-	dir, debian := t.TempDir(), &fakeDebian{t: t}
+	dir, debian := t.TempDir(), &fakeDebian{t: t, stale: true}
 	get := func(needed ...string) (*Kernel, error) { return Get(t.Context(), debian.run, dir, "6.12", needed) }
 	k, err := get("xfs")
 	if err != nil || k.Release != "6.12.9-cloud-amd64" {

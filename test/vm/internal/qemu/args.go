@@ -91,7 +91,7 @@ func (d *Disk) args(inherit func(*os.File) string) []string {
 }
 
 // accelArg runs all processors of an emulated machine in turn on one thread. QEMU before 8.1 can translate an instruction
-// while another processor changes it, and execute the stale one: on 7.2 about one boot in thirty ended in an oops at an
+// while another processor changes it, and execute the stale one: on 7.2 a boot was seen to end in an oops at an
 // instruction that the kernel was patching (jump labels). With two cores for two machines it costs nothing.
 // HOLDFAST_VM_ACCEL=tcg-multi takes the risk.
 func accelArg(accel string) string {
@@ -117,7 +117,7 @@ func cpuArg(accel string) string {
 // never reboots by itself.
 func (c Config) commandLine() string {
 	args := []string{
-		"console=ttyS0", "loglevel=5", "panic=-1", "rdinit=/init", "mitigations=off", "nowatchdog", "rcupdate.rcu_expedited=1",
+		"console=ttyS0", "loglevel=5", "panic=-1", "oops=panic", "rdinit=/init", "mitigations=off", "nowatchdog", "rcupdate.rcu_expedited=1",
 		"random.trust_cpu=on", "cryptomgr.notests", "8250.nr_uarts=1", "no_timer_check", "tsc=reliable", "net.ifnames=0",
 		"vsyscall=none", "audit=0", "apparmor=0", "selinux=0", "nokaslr",
 		// These two ask for modules while the root file system is still being unpacked, and so wait for it: two seconds. They

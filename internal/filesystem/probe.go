@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
+	"math/bits"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -163,9 +165,9 @@ const (
 // classify looks at the head of a device; found is false if it is all zero.
 func classify(head []byte) (c Content, found bool) {
 	if string(head[:len(xfsMagic)]) == xfsMagic {
-		bytesPerBlock := int64(binary.BigEndian.Uint32(head[xfsBlockSizeAt:]))
-		blocks := int64(binary.BigEndian.Uint64(head[xfsBlocksAt:]))
-		return Content{Kind: XFS, Detail: "an XFS file system", DeclaredBytes: bytesPerBlock * blocks}, true
+		bytesPerBlock := uint64(binary.BigEndian.Uint32(head[xfsBlockSizeAt:]))
+		blocks := binary.BigEndian.Uint64(head[xfsBlocksAt:])
+		return Content{Kind: XFS, Detail: "an XFS file system", DeclaredBytes: declared(blocks, bytesPerBlock)}, true
 	}
 	if c, ok := classifyExt(head[ext4Super:]); ok && !hasPartitionTable(head) {
 		return c, true
@@ -197,12 +199,22 @@ func classifyExt(sb []byte) (Content, bool) {
 	if logBlock > 6 { // 64 KiB, the largest block that ext4 has
 		return Content{Kind: Other, Detail: "a damaged ext4 superblock"}, true
 	}
-	blocks := int64(le.Uint32(sb[ext4BlocksLoAt:])) | int64(le.Uint32(sb[ext4BlocksHiAt:]))<<32
+	blocks := uint64(le.Uint32(sb[ext4BlocksLoAt:])) | uint64(le.Uint32(sb[ext4BlocksHiAt:]))<<32
 	return Content{
 		Kind: Ext4, Detail: "an ext4 file system",
 		NeedsCheck:    le.Uint16(sb[ext4StateAt:])&ext4StateError != 0,
-		DeclaredBytes: blocks * (1024 << logBlock),
+		DeclaredBytes: declared(blocks, 1024<<logBlock),
 	}, true
+}
+
+// declared multiplies without wrapping round: a damaged superblock may claim
+// anything, and the largest number is as refused as any that is too large.
+func declared(blocks, bytesPerBlock uint64) int64 {
+	hi, lo := bits.Mul64(blocks, bytesPerBlock)
+	if hi != 0 || lo > math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(lo)
 }
 
 // hasPartitionTable guards against an ext4 superblock left over in front of a

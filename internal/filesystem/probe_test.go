@@ -118,7 +118,7 @@ func TestProbeReader(t *testing.T) {
 func TestProbeEveryByte(t *testing.T) {
 	t.Parallel()
 	b := make([]byte, diskBytes)
-	step := 509 // a prime: every place in a sector comes up
+	const step = 8191 // a prime: every place in a sector comes up
 	for _, region := range [][2]int{{0, headBytes}, {diskBytes - tailBytes, diskBytes}} {
 		for at := region[0]; at < region[1]; at += step {
 			b[at] = 1

@@ -122,7 +122,7 @@ func (p *Pool) complete() error {
 		return fmt.Errorf("pool %s: path: value %q: want a clean absolute path: %w", p.Name, p.Path, volume.ErrInvalid)
 	}
 	a, err := netip.ParseAddr(p.Address)
-	if err != nil || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
+	if err != nil || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" {
 		return fmt.Errorf("pool %s: address: value %q: want the numeric IP that nodes connect to: %w", p.Name, p.Address, volume.ErrInvalid)
 	}
 	if p.Port < 1 || p.Port > 65535 {

@@ -30,9 +30,9 @@ func (s *Set) Lock(name, what string) (release func(), err error) {
 		s.held = map[string]string{}
 	}
 	s.held[name] = what
-	return func() {
+	return sync.OnceFunc(func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.held, name)
-	}, nil
+	}), nil
 }

@@ -18,7 +18,10 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
-const suffix = ".json"
+const (
+	suffix    = ".json"
+	newPrefix = ".new-"
+)
 
 // Dir is a directory of records.
 type Dir[T any] struct{ path string }
@@ -28,12 +31,15 @@ func Open[T any](path string) (Dir[T], error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return Dir[T]{}, fmt.Errorf("state directory: %w", err)
 	}
-	left, err := filepath.Glob(filepath.Join(path, ".new-*"))
+	entries, err := os.ReadDir(path)
 	if err != nil {
-		return Dir[T]{}, fmt.Errorf("state directory %s: %w", path, err)
+		return Dir[T]{}, fmt.Errorf("state directory: %w", err)
 	}
-	for _, f := range left {
-		if err := os.Remove(f); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), newPrefix) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(path, e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return Dir[T]{}, fmt.Errorf("state directory %s: %w", path, err)
 		}
 	}
@@ -114,7 +120,7 @@ func read[T any](path string) (v T, err error) {
 }
 
 func writeAtomic(dir, path string, b []byte) (err error) {
-	f, err := os.CreateTemp(dir, ".new-*")
+	f, err := os.CreateTemp(dir, newPrefix+"*")
 	if err != nil {
 		return err
 	}

@@ -125,7 +125,9 @@ type order struct {
 // decide compares the delays that the kernel has with those wanted. The kernel
 // keeps ctrl_loss_tmo as a number of attempts computed with the delay of that
 // moment, so a change of the delay is followed by writing it again: otherwise
-// 600 s set at delay 5 would be over after 120 s at delay 1.
+// 600 s set at delay 5 would be over after 120 s at delay 1. It is compared too,
+// because that second write may have failed, and because a session that was
+// adopted has whatever somebody gave it.
 func decide(s nvmesysfs.Snapshot, sessions []Session) []order {
 	want := map[string]Session{}
 	for _, x := range sessions {
@@ -137,16 +139,28 @@ func decide(s nvmesysfs.Snapshot, sessions []Session) []order {
 		if !ok || c.State != "live" && c.State != "connecting" && c.State != "resetting" {
 			continue
 		}
-		delay := x.Config.ReconnectDelay
+		delay, loss := x.Config.ReconnectDelay, x.Config.CtrlLossTmo
 		if x.Eager {
 			delay = eagerDelay
 		}
-		if delay > 0 && c.ReconnectDelay != delay {
+		if delay <= 0 {
+			continue
+		}
+		if c.ReconnectDelay != delay {
 			out = append(out, order{c.Name, "reconnect_delay", delay})
-			if x.Config.CtrlLossTmo > 0 {
-				out = append(out, order{c.Name, "ctrl_loss_tmo", x.Config.CtrlLossTmo})
-			}
+		}
+		if loss != 0 && c.CtrlLossTmo != shownLoss(loss, delay) || loss > 0 && c.ReconnectDelay != delay {
+			out = append(out, order{c.Name, "ctrl_loss_tmo", loss})
 		}
 	}
 	return out
+}
+
+// shownLoss is what the kernel shows after ctrl_loss_tmo was written: attempts,
+// rounded up, times the delay; -1 for ever.
+func shownLoss(loss, delay int) int {
+	if loss < 0 {
+		return -1
+	}
+	return (loss + delay - 1) / delay * delay
 }

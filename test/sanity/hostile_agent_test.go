@@ -122,6 +122,7 @@ hosts:
 func agents(old, replacement string) func(context.Context, *scene) error {
 	text := strings.Replace(`
 host: box1
+tls: {ca: /a, cert: /b, key: /c}
 pools:
 - {name: fast, path: /srv/fast, address: 10.0.0.2}
 `, old, replacement, 1)
@@ -139,6 +140,7 @@ var configRequests = []request{
 	{"hosts file without a port", hosts(":9700", ""), "InvalidArgument", []string{"box1", `"10.0.0.2"`, "HOST:PORT"}},
 	{"hosts file without a key", hosts("key: /c", `key: ""`), "InvalidArgument", []string{"tls.key"}},
 	{"agent's file with a misspelt key", agents("path:", "dir:"), "InvalidArgument", []string{`"dir"`}},
+	{"agent's file without a key", agents("key: /c", "key: c"), "InvalidArgument", []string{"tls.key", `"c"`}},
 	{"agent's file with a relative path", agents("/srv/fast", "srv/fast"), "InvalidArgument", []string{"path", `"srv/fast"`}},
 	{"agent's file with a name for an address", agents("10.0.0.2", "box1.example"), "InvalidArgument", []string{"address", `"box1.example"`}},
 	{"agent's file with every address", agents("10.0.0.2", "0.0.0.0"), "InvalidArgument", []string{"address", `"0.0.0.0"`}},

@@ -271,3 +271,21 @@ func TestStageAfterReboot(t *testing.T) {
 		w.publish(w.publishRequest(r, "a"))
 	})
 }
+
+// TestUnstageNeverMounted: a stage that never came to its mount has nothing to
+// save, and a device that takes nothing does not keep the volume here.
+func TestUnstageNeverMounted(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		id := w.host.Create(size)
+		r := w.stageRequest(id, "ext4")
+		w.host.Medium(id).FailReads(syscall.EIO)
+		w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrUnavailable)
+		w.proc.Strike(nodetest.Fault{})
+		w.unstage(r)
+		if diff := cmp.Diff([]string{"Disconnect"}, changes(w.proc.Steps())); diff != "" {
+			t.Errorf("steps (-want +got):\n%s", diff)
+		}
+		w.wantView(nothing)
+	})
+}

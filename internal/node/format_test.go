@@ -2,7 +2,6 @@ package node_test
 
 import (
 	"errors"
-	"slices"
 	"syscall"
 	"testing"
 
@@ -80,9 +79,7 @@ func TestFormatFails(t *testing.T) {
 			inWorld(t, func(w *world) {
 				id := w.host.Create(size)
 				r := w.stageRequest(id, "ext4")
-				probe := newWorld(w.T)
-				probe.stage(probe.stageRequest(probe.host.Create(size), "ext4"))
-				at := slices.Index(probe.proc.Steps(), step) + 1
+				at := w.stepOf(step, "ext4")
 				w.proc.Strike(nodetest.Fault{At: at, Blow: nodetest.Fail, Err: errors.New("failed")})
 				err := w.node.Stage(w.ctx(), r)
 				if err == nil || rpcerr.Final(err) || !w.proc.Struck() {

@@ -14,9 +14,11 @@ type statusAnswer struct {
 }
 
 // askAhead asks the agent while the session is being made, because both take
-// a round trip or more. A static volume has no agent: its channel is nil.
-func (n *Node) askAhead(ctx context.Context, at Attachment) <-chan statusAnswer {
-	if at.Managed == nil {
+// a round trip or more. A static volume has no agent and a block volume has no
+// question: their channel is nil.
+func (n *Node) askAhead(ctx context.Context, stage StageRequest) <-chan statusAnswer {
+	at := stage.Attachment
+	if at.Managed == nil || stage.FSType == "" {
 		return nil
 	}
 	ch := make(chan statusAnswer, 1)

@@ -69,7 +69,9 @@ func TestRecordSurvives(t *testing.T) {
 		w.restart()
 		after, err := w.node.Records()
 		w.must(err)
-		if diff := cmp.Diff(before, after, cmp.Comparer(func(a, b node.Attachment) bool { return a.Session.NQN == b.Session.NQN && *a.Managed == *b.Managed && a.Eager == b.Eager })); diff != "" {
+		if diff := cmp.Diff(before, after, cmp.Comparer(func(a, b node.Attachment) bool {
+			return a.Session.NQN == b.Session.NQN && *a.Managed == *b.Managed && a.Eager == b.Eager
+		})); diff != "" {
 			t.Errorf("-before +after:\n%s", diff)
 		}
 		want := map[string]node.Target{p.TargetPath: {ReadOnly: true}}

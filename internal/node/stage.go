@@ -143,7 +143,7 @@ func (n *Node) attach(ctx context.Context, rec *Record) error {
 		return err
 	}
 	release()
-	status := n.askAhead(ctx, at)
+	status := n.askAhead(ctx, rec.Stage)
 	if err := n.Fabric.EnsureSession(ctx, at.Session); err != nil {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 	}

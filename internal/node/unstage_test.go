@@ -289,3 +289,55 @@ func TestUnstageNeverMounted(t *testing.T) {
 		w.wantView(nothing)
 	})
 }
+
+// TestUnstageFlushed: once everything is on the storage host's side, what is
+// left is taking away, and for that the path is not needed any more.
+func TestUnstageFlushed(t *testing.T) {
+	t.Parallel()
+	for _, fsType := range []string{"ext4", ""} {
+		t.Run("fsType="+fsType, func(t *testing.T) {
+			t.Parallel()
+			inWorld(t, func(w *world) {
+				r, data := used(w, fsType)
+				entered, open := w.proc.Hold("Disconnect")
+				done := make(chan error, 1)
+				go func() { done <- w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath) }()
+				<-entered
+				w.restart() // the process dies in front of the disconnect
+				w.machine.Cut(r.Attachment.Session.NQN)
+				w.unstage(r)
+				w.wantView(nothing)
+				open()
+				<-done
+				if data() != "precious" {
+					t.Errorf("data %q", data())
+				}
+			})
+		})
+	}
+}
+
+// TestUnstageAfterCrashInStage: the process died between the mount and its
+// record. The device is on record all the same, so that an unmount that hangs
+// is not taken for one that is over.
+func TestUnstageAfterCrashInStage(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		id := w.host.Create(size)
+		r := w.stageRequest(id, "ext4")
+		w.proc.Strike(nodetest.Fault{At: w.stepOf("MountDevice", "ext4"), Blow: nodetest.KillAfter})
+		w.wantErr(w.node.Stage(w.ctx(), r), nodetest.ErrKilled)
+		w.restart()
+		w.write(r.StagingPath, "journal")
+		w.machine.Cut(r.Attachment.Session.NQN)
+		for range 3 {
+			w.wantErr(w.node.Unstage(w.within(time.Second), r.VolumeID, r.StagingPath), volume.ErrPending)
+		}
+		w.machine.Heal(r.Attachment.Session.NQN)
+		w.unstage(r)
+		w.wantView(nothing)
+		if got := w.host.Medium(id).Data(); got != "journal" {
+			t.Errorf("data %q", got)
+		}
+	})
+}

@@ -200,6 +200,19 @@ func (w *world) wantView(want view) {
 	}
 }
 
+// stepOf is which step of a stage of a blank volume is the named one, counted
+// from 1.
+func (w *world) stepOf(name, fsType string) int {
+	w.Helper()
+	other := newWorld(w.T)
+	other.stage(other.stageRequest(other.host.Create(size), fsType))
+	at := slices.Index(other.proc.Steps(), name)
+	if at < 0 {
+		w.Fatalf("no step %s in %v", name, other.proc.Steps())
+	}
+	return at + 1
+}
+
 // wantSteps compares what the process did since Strike.
 func (w *world) wantSteps(want ...string) {
 	w.Helper()

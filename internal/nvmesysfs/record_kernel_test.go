@@ -3,8 +3,8 @@
 package nvmesysfs_test
 
 import (
-	"errors"
 	"context"
+	"errors"
 	"flag"
 	"net"
 	"net/netip"

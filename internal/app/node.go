@@ -16,13 +16,13 @@ import (
 
 	"github.com/holdfast-csi/holdfast/internal/command"
 	"github.com/holdfast-csi/holdfast/internal/config"
+	"github.com/holdfast-csi/holdfast/internal/guard"
 	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/kmod"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/statefile"
 	"github.com/holdfast-csi/holdfast/internal/volume"
-	"github.com/holdfast-csi/holdfast/internal/watch"
 	"github.com/holdfast-csi/holdfast/pkg/driver"
 )
 
@@ -75,7 +75,11 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err := kmod.Load(ctx, command.Exec{}, "nvme-tcp"); err != nil {
 		return err
 	}
-	flow, err := newFlow(o.stateDir, o.connect, authorities(clients), log)
+	guards, err := openGuards(ctx, log)
+	if err != nil {
+		return err
+	}
+	flow, err := newFlow(o.stateDir, o.connect, identity.HostNQN, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}
@@ -83,7 +87,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	go newWatch(flow, log).Run(ctx)
+	keepAlive(ctx, flow, guards, log)
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow})
@@ -92,7 +96,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 }
 
 // newFlow builds the node workflows on the running kernel.
-func newFlow(stateDir, connect string, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
+func newFlow(stateDir, connect, hostNQN string, guards *guard.Guards, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
 	fs := nvmesysfs.Default()
 	var connector initiator.Connector
 	switch connect {
@@ -112,22 +116,9 @@ func newFlow(stateDir, connect string, ask node.Authorities, log *slog.Logger) (
 	}
 	system := node.System{SysRoot: fs.Sys, Run: command.Exec{}}
 	return node.New(node.Options{
-		StateDir: stateDir, BootID: boot, Fabric: initiator.New(initiator.Options{FS: fs, Connector: connector}),
-		Sysfs: fs, Mounter: system, Disk: system, Flusher: system, Authorities: ask, Log: log,
+		StateDir: stateDir, BootID: boot, Fabric: initiator.New(initiator.Options{FS: fs, Connector: connector, HostNQN: hostNQN}),
+		Sysfs: fs, Mounter: system, Disk: system, Flusher: system, Guards: guards, Authorities: ask, Log: log,
 	})
-}
-
-// newWatch watches the sessions of what flow has staged.
-func newWatch(flow *node.Node, log *slog.Logger) *watch.Watch {
-	return &watch.Watch{Sysfs: nvmesysfs.Default(), Log: log.With("component", "watch"), Sessions: func() ([]watch.Session, error) {
-		records, err := flow.Records()
-		out := make([]watch.Session, 0, len(records))
-		for _, r := range records {
-			at := r.Stage.Attachment
-			out = append(out, watch.Session{NQN: at.Session.NQN, Config: at.Session.Config, Eager: at.Eager})
-		}
-		return out, err
-	}}
 }
 
 // identify builds the node's identity. The installation is made once and kept

@@ -78,7 +78,11 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 		return err
 	}
 	clients := map[string]*agentclient.Client{cfg.Host: client}
-	flow, err := newFlow(nodeDir, "fabrics", authorities(clients), log)
+	guards, err := openGuards(ctx, log)
+	if err != nil {
+		return err
+	}
+	flow, err := newFlow(nodeDir, "fabrics", identity.HostNQN, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}
@@ -86,7 +90,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	go newWatch(flow, log).Run(ctx)
+	keepAlive(ctx, flow, guards, log)
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: standaloneCluster})

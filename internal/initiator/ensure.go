@@ -63,6 +63,17 @@ func (h *Host) EnsureSession(ctx context.Context, s Session) error {
 	}
 }
 
+// Restore gives each portal of s that has no controller one attempt, and
+// reports those that failed. It waits for nothing that exists, so it returns as
+// soon as the kernel has answered.
+func (h *Host) Restore(ctx context.Context, s Session) error {
+	if err := s.validate(); err != nil {
+		return err
+	}
+	_, errs, err := h.advance(ctx, s, true)
+	return errors.Join(append(errs, err)...)
+}
+
 // retryable counts ErrAlreadyConnected in: somebody else is making the
 // controller just now, and it will show in sysfs.
 func retryable(err error) bool {

@@ -89,6 +89,22 @@ func Match(state nvmesysfs.Snapshot, id Identity) (nvmesysfs.Namespace, error) {
 	return nvmesysfs.Namespace{}, err
 }
 
+// Check says whether ns is what id wants: an *IdentityError if not. It is a pure
+// function and says nothing about whether a path to it is live.
+func (id Identity) Check(ns nvmesysfs.Namespace) error {
+	wrong := id.differences(ns)
+	if ns.NQN != id.NQN {
+		wrong = append(wrong, fmt.Sprintf("subsystem: want %s, found %s", id.NQN, ns.NQN))
+	}
+	if id.NSID != 0 && ns.NSID != id.NSID {
+		wrong = append(wrong, fmt.Sprintf("NSID: want %d, found %d", id.NSID, ns.NSID))
+	}
+	if len(wrong) == 0 {
+		return nil
+	}
+	return &IdentityError{Disk: ns.Disk, Wrong: wrong}
+}
+
 // claims says whether ns stands where the volume should be.
 func (id Identity) claims(ns nvmesysfs.Namespace) bool {
 	if ns.NQN != id.NQN {

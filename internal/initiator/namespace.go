@@ -79,6 +79,18 @@ func notUsable(id Identity, err, cause error) error {
 	return fmt.Errorf("%s: %w: %w (%w)", id, volume.ErrUnavailable, err, cause)
 }
 
+// Rescan asks every live controller of a session to look for namespaces. It
+// does not wait for what comes of it.
+func (h *Host) Rescan(nqn string) error {
+	controllers, err := h.fs.Controllers()
+	if err != nil {
+		return err
+	}
+	controllers = slices.DeleteFunc(controllers, func(c nvmesysfs.Controller) bool { return c.NQN != nqn })
+	h.rescan(nvmesysfs.Snapshot{Controllers: controllers})
+	return nil
+}
+
 // rescan asks every live controller to look for namespaces. Its errors do not
 // matter: what counts is whether the disk shows up.
 func (h *Host) rescan(state nvmesysfs.Snapshot) {

@@ -1,6 +1,8 @@
 package node
 
 import (
+	"fmt"
+
 	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
@@ -11,6 +13,8 @@ type Attachment struct {
 	Identity initiator.Identity
 	// Eager asks the watch to keep the session's reconnect delay at one second.
 	Eager bool
+	// Guard is what holds I/O while the device is away.
+	Guard Guard
 	// Managed is nil for static volumes: targets that others run.
 	Managed *Managed
 	// FormatZeroed allows a static volume to be formatted if every one of its
@@ -22,6 +26,28 @@ type Attachment struct {
 type Managed struct {
 	Host string // name of the storage host, whose agent is asked
 	Ref  volume.PublicationRef
+}
+
+// Guard is what a class asks for.
+type Guard string
+
+// The guards. GuardAuto, and the empty one, let the node choose.
+const (
+	GuardAuto   Guard = "auto"
+	GuardKernel Guard = "kernel"
+	GuardDM     Guard = "dm"
+)
+
+// ParseGuard reads a guard; empty is GuardAuto.
+func ParseGuard(s string) (Guard, error) {
+	switch g := Guard(s); g {
+	case "":
+		return GuardAuto, nil
+	case GuardAuto, GuardKernel, GuardDM:
+		return g, nil
+	default:
+		return "", fmt.Errorf("guard: value %q: want auto, kernel or dm: %w", s, volume.ErrInvalid)
+	}
 }
 
 // Generation orders the publications of one volume; a static volume has one.

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
@@ -30,6 +31,9 @@ func (n *Node) path(rec Record) (pathState, error) {
 	if err != nil {
 		return 0, fmt.Errorf("session %s: %w", rec.nqn(), err)
 	}
+	if rec.Table != "" {
+		return n.guardedPath(s, rec)
+	}
 	return pathOf(s, rec), nil
 }
 
@@ -38,14 +42,19 @@ func pathOf(s nvmesysfs.Snapshot, rec Record) pathState {
 		if !isRecorded(ns, rec) {
 			continue
 		}
-		for _, c := range s.Controllers {
-			if c.State == "live" {
-				return pathLive
-			}
+		if anyLive(s, ns) {
+			return pathLive
 		}
 		return pathWaiting
 	}
 	return pathGone
+}
+
+// anyLive says whether a controller with a path to ns is live.
+func anyLive(s nvmesysfs.Snapshot, ns nvmesysfs.Namespace) bool {
+	return slices.ContainsFunc(s.Controllers, func(c nvmesysfs.Controller) bool {
+		return c.State == "live" && slices.Contains(ns.Controllers, c.Name)
+	})
 }
 
 // isRecorded compares name, device number and identity: any one alone may be
@@ -114,17 +123,13 @@ func (n *Node) superblockGone(ctx context.Context, rec Record) error {
 }
 
 // sessionShared says whether another volume's record uses the session of rec.
-func (n *Node) sessionShared(rec Record) (bool, error) {
-	all, err := n.records.All()
-	if err != nil {
-		return false, err
-	}
-	for _, o := range all {
+func (n *Node) sessionShared(rec Record) bool {
+	for _, o := range n.records.All() {
 		if o.Stage.VolumeID != rec.Stage.VolumeID && o.nqn() == rec.nqn() && o.BootID == n.BootID {
-			return true, nil
+			return true
 		}
 	}
-	return false, nil
+	return false
 }
 
 var _ fabric = (*initiator.Host)(nil)

@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
 	"github.com/holdfast-csi/holdfast/internal/keylock"
-	"github.com/holdfast-csi/holdfast/internal/statefile"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -21,6 +21,7 @@ type Options struct {
 	Mounter     mounter
 	Disk        disk
 	Flusher     flusher
+	Guards      guards
 	Authorities Authorities
 	Log         *slog.Logger
 }
@@ -30,7 +31,7 @@ type Options struct {
 // share a session wait for each other only where a session is taken down.
 type Node struct {
 	Options
-	records  statefile.Dir[Record]
+	records  *book
 	volumes  keylock.Set
 	sessions sessionLocks
 	bounded  *filesystem.Bounded
@@ -38,24 +39,24 @@ type Node struct {
 
 // New opens the records of a node.
 func New(o Options) (*Node, error) {
-	records, err := statefile.Open[Record](filepath.Join(o.StateDir, "volumes"))
+	records, err := openBook(o.StateDir)
 	if err != nil {
 		return nil, err
-	}
-	all, err := records.All()
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range all {
-		if r.Version != recordVersion {
-			return nil, fmt.Errorf("record of volume %q has version %d and this build reads version %d: %w", r.Stage.VolumeID, r.Version, recordVersion, volume.ErrPrecondition)
-		}
 	}
 	return &Node{Options: o, records: records, bounded: filesystem.NewBounded()}, nil
 }
 
 // Records returns what the node has staged, for the watch and for operators.
-func (n *Node) Records() ([]Record, error) { return n.records.All() }
+func (n *Node) Records() []Record { return n.records.All() }
+
+// Current returns the records of this boot: of an earlier one nothing is left
+// but the record.
+func (n *Node) Current() []Record {
+	return slices.DeleteFunc(n.records.All(), func(r Record) bool { return r.BootID != n.BootID })
+}
+
+// Changed delivers after records have changed; one who listens is enough.
+func (n *Node) Changed() <-chan struct{} { return n.records.changed }
 
 // validatePath refuses paths that are not plain and absolute: they come from
 // outside and are mounted on.

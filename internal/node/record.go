@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
 )
 
 // Phase is how far a volume's stage has come. It is on disk before the act.
@@ -32,19 +33,48 @@ type Record struct {
 	// BootID tells whether mounts can still be there.
 	BootID string
 	Stage  StageRequest
-	// Disk, Major and Minor name the device that was staged: for finding what
-	// is left of it, never for finding the volume.
+	// Disk, Major and Minor name the device that was staged, which is that of the
+	// table if there is one: for finding what is left of it, never for finding
+	// the volume.
 	Disk, Device string
 	Major, Minor uint32
+	// Found is the identity of the device when it was first staged, with what the
+	// request left open: what comes back after an outage has to be that.
+	Found initiator.Identity
+	// Table is the device-mapper table that guards the volume; "" if the kernel
+	// alone does.
+	Table string `json:",omitempty"`
+	// Ended says why the volume's I/O fails by now instead of waiting.
+	Ended Ending `json:",omitempty"`
 	// Targets are the paths at which it is published, with their mode.
 	Targets map[string]Target
 }
+
+// Ending is why waiting has ended for a volume. It is on disk before its I/O
+// fails, so that nothing puts a path below it again.
+type Ending string
+
+// The endings.
+const (
+	NotEnded  Ending = ""
+	Withdrawn Ending = "withdrawn" // the storage host says that the publication has ended
+	Expired   Ending = "expired"   // ctrlLossTmo is over
+	Abandoned Ending = "abandoned" // a person gave it up
+)
 
 // Target is one published path.
 type Target struct{ ReadOnly bool }
 
 // Kind returns the file system kind; "" for a block volume.
 func (r Record) Kind() filesystem.Kind { return filesystem.Kind(r.Stage.FSType) }
+
+// Identity is what the volume's device has to be.
+func (r Record) Identity() initiator.Identity {
+	if r.Found.NQN != "" {
+		return r.Found
+	}
+	return r.Stage.Attachment.Identity
+}
 
 func (r Record) nqn() string { return r.Stage.Attachment.Session.NQN }
 

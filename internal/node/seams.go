@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/guard"
 	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/volume"
@@ -14,11 +15,18 @@ type fabric interface {
 	EnsureSession(ctx context.Context, s initiator.Session) error
 	WaitNamespace(ctx context.Context, id initiator.Identity) (nvmesysfs.Namespace, string, error)
 	Disconnect(ctx context.Context, nqn string) error
+	Restore(ctx context.Context, s initiator.Session) error
+	Rescan(nqn string) error
 }
 
 // observer reads what the kernel shows of a session; nvmesysfs.FS is the real one.
 type observer interface {
 	Session(nqn string) (nvmesysfs.Snapshot, error)
+	// Disk reads one disk by its name.
+	Disk(name string) (nvmesysfs.Namespace, error)
+	// SetDelayedRemoval says how long a disk outlives its last path; false
+	// where the kernel cannot.
+	SetDelayedRemoval(disk string, seconds int) (bool, error)
 }
 
 // mounter changes and reads the mount table.
@@ -35,6 +43,14 @@ type disk interface {
 	AllZero(ctx context.Context, device string, size int64) (bool, error)
 	Format(ctx context.Context, device string, kind filesystem.Kind) error
 	Check(ctx context.Context, device string, kind filesystem.Kind) error
+}
+
+// guards hold a volume's I/O while its device is away; *guard.Guards is the real one.
+type guards interface {
+	Ensure(ctx context.Context, name string, p guard.Path, readOnly bool, proof guard.Proof) (guard.Device, error)
+	State(name string) (guard.State, error)
+	GiveUp(name string) error
+	Remove(ctx context.Context, name string) error
 }
 
 // flusher makes sure that what was written has arrived.

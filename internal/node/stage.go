@@ -105,10 +105,17 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 	if err := n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk); err != nil {
 		return false, err
 	}
+	if rec.Ended != NotEnded {
+		// Its I/O fails for good, and so does a file system on it.
+		if err := n.unguard(ctx, *rec); err != nil {
+			return false, err
+		}
+	}
 	// The device stays on record: it may have unsaved data, and an unstage that
 	// comes next has to wait for it.
 	again := newRecord(req, n.BootID)
 	again.Disk, again.Device, again.Major, again.Minor, again.Targets = rec.Disk, rec.Device, rec.Major, rec.Minor, rec.Targets
+	again.Table, again.Found = rec.Table, rec.Found
 	*rec = again
 	return false, nil
 }
@@ -117,7 +124,7 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 // file system, mounted where it should be.
 func (n *Node) stands(rec Record) (bool, error) {
 	path, err := n.path(rec)
-	if err != nil || path == pathGone {
+	if err != nil || path == pathGone || rec.Ended != NotEnded {
 		return false, err
 	}
 	if rec.Stage.FSType == "" {
@@ -151,7 +158,9 @@ func (n *Node) attach(ctx context.Context, rec *Record) error {
 	if err != nil {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 	}
-	rec.Disk, rec.Device, rec.Major, rec.Minor = ns.Disk, device, ns.Major, ns.Minor
+	if err := n.protect(ctx, rec, ns, device); err != nil {
+		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
+	}
 	if rec.Stage.FSType != "" {
 		if err := n.mount(ctx, rec, ns.SizeBytes, status); err != nil {
 			return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)

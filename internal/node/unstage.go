@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -68,7 +69,7 @@ func (n *Node) unstage(ctx context.Context, rec Record) error {
 		if err := n.records.Put(rec.Stage.VolumeID, rec); err != nil {
 			return err
 		}
-		if err := n.flush(ctx, rec); err != nil {
+		if err := n.flush(ctx, &rec); err != nil {
 			return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 		}
 		rec.Phase = Flushed
@@ -106,17 +107,20 @@ func (n *Node) checkUnpublished(rec Record) error {
 }
 
 // flush brings everything written to the storage host.
-func (n *Node) flush(ctx context.Context, rec Record) error {
-	p, err := n.path(rec)
+func (n *Node) flush(ctx context.Context, rec *Record) error {
+	p, err := n.path(*rec)
 	if err != nil {
 		return err
 	}
 	switch p {
 	case pathGone:
-		n.Log.Error("the kernel deleted the device of a staged volume; what was written and never synced is lost", "volume", rec.Stage.VolumeID, "disk", rec.Disk)
-		return nil
+		n.Log.Error("the device of a staged volume is gone; what was written and never synced is lost", "volume", rec.Stage.VolumeID, "disk", rec.Disk, "ended", rec.Ended)
+		if rec.Ended != NotEnded {
+			_, err = n.disconnectIfDead(ctx, *rec)
+		}
+		return err
 	case pathWaiting:
-		if n.withdrawn(ctx, rec) {
+		if n.withdrawn(ctx, *rec) {
 			return n.dropWithdrawn(ctx, rec)
 		}
 		return fmt.Errorf("session %s is reconnecting and unsaved data may wait for it: unstage goes on when the storage host is back: %w", rec.nqn(), volume.ErrPending)
@@ -133,7 +137,7 @@ func (n *Node) flush(ctx context.Context, rec Record) error {
 	}
 	// A block volume; or an unmount that was begun and may not have ended:
 	// "not in the mount table" does not mean "written".
-	if err := n.superblockGone(ctx, rec); err != nil {
+	if err := n.superblockGone(ctx, *rec); err != nil {
 		return err
 	}
 	return n.lossIfIO(n.bounded.Do(ctx, "flush "+rec.Device, func() error { return n.Flusher.FlushDevice(rec.Device) }))
@@ -156,17 +160,16 @@ func (n *Node) takeDown(ctx context.Context, rec Record) error {
 		if err := n.superblockGone(ctx, rec); err != nil {
 			return err
 		}
+		if err := n.unguard(ctx, rec); err != nil {
+			return err
+		}
 	}
 	release, err := n.sessions.close(ctx, rec.nqn())
 	if err != nil {
 		return err
 	}
 	defer release()
-	shared, err := n.sessionShared(rec)
-	if err != nil {
-		return err
-	}
-	if !shared {
+	if !n.sessionShared(rec) {
 		if err := n.Fabric.Disconnect(ctx, rec.nqn()); err != nil {
 			return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 		}
@@ -181,7 +184,7 @@ func (n *Node) takeDown(ctx context.Context, rec Record) error {
 // that is repeated after a crash would be one of a volume that is not staged.
 func (n *Node) bury(ctx context.Context, rec Record) error {
 	n.Log.Warn("clearing away a withdrawn publication", "volume", rec.Stage.VolumeID, "generation", rec.Stage.Attachment.Generation(), "disk", rec.Disk)
-	if err := n.dropWithdrawn(ctx, rec); err != nil {
+	if err := n.dropWithdrawn(ctx, &rec); err != nil {
 		return err
 	}
 	for path := range rec.Targets {
@@ -189,20 +192,39 @@ func (n *Node) bury(ctx context.Context, rec Record) error {
 			return err
 		}
 	}
-	return n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk)
+	if err := n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk); err != nil {
+		return err
+	}
+	if rec.Table == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, buryTime)
+	defer cancel()
+	if err := n.Guards.Remove(ctx, rec.Table); err != nil {
+		// Dead and of no name that the newer generation would want: the watch
+		// removes it when whoever has it open lets go.
+		n.Log.Warn("something still has a withdrawn volume open", "volume", rec.Stage.VolumeID, "table", rec.Table, "err", err)
+	}
+	return nil
 }
+
+// buryTime is how long a withdrawn volume may be held open by what is ending.
+const buryTime = 2 * time.Second
 
 // dropWithdrawn makes the kernel let go of a device whose publication has
 // ended, so that nothing waits for it any longer. The session is disconnected
 // only if none of its volumes wants to live; otherwise the kernel finds out
 // that the namespace is gone when it reconnects, and the others are not
 // disturbed.
-func (n *Node) dropWithdrawn(ctx context.Context, rec Record) error {
-	alone, err := n.disconnectIfDead(ctx, rec)
+func (n *Node) dropWithdrawn(ctx context.Context, rec *Record) error {
+	if err := n.end(rec, Withdrawn); err != nil {
+		return err
+	}
+	alone, err := n.disconnectIfDead(ctx, *rec)
 	if alone || err != nil {
 		return err
 	}
-	return n.awaitWithdrawal(ctx, rec)
+	return n.awaitWithdrawal(ctx, *rec)
 }
 
 // disconnectIfDead disconnects the session of rec unless another of its volumes
@@ -214,12 +236,8 @@ func (n *Node) disconnectIfDead(ctx context.Context, rec Record) (dead bool, err
 		return false, err
 	}
 	defer release()
-	all, err := n.records.All()
-	if err != nil {
-		return false, err
-	}
-	for _, o := range all {
-		if o.Stage.VolumeID != rec.Stage.VolumeID && o.nqn() == rec.nqn() && o.BootID == n.BootID && !n.withdrawn(ctx, o) {
+	for _, o := range n.records.All() {
+		if o.Stage.VolumeID != rec.Stage.VolumeID && o.nqn() == rec.nqn() && o.BootID == n.BootID && o.Ended == NotEnded && !n.withdrawn(ctx, o) {
 			return false, nil
 		}
 	}
@@ -232,18 +250,25 @@ const askTime = 3 * time.Second
 // withdrawn says whether the agent says, positively, that the publication of
 // rec has ended. No answer is no.
 func (n *Node) withdrawn(ctx context.Context, rec Record) bool {
+	ended, err := n.ended(ctx, rec)
+	return err == nil && ended
+}
+
+// ended asks the agent whether the publication of rec has ended. A static
+// volume's never does.
+func (n *Node) ended(ctx context.Context, rec Record) (bool, error) {
 	m := rec.Stage.Attachment.Managed
 	if m == nil {
-		return false
+		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	agent, err := n.Authorities(m.Host)
 	if err != nil {
-		return false
+		return false, err
 	}
 	st, err := agent.Status(ctx, m.Ref)
-	return err == nil && st.Ended
+	return err == nil && st.Ended, err
 }
 
 // awaitWithdrawal waits until the kernel has seen that the namespace is no
@@ -253,8 +278,12 @@ func (n *Node) awaitWithdrawal(ctx context.Context, rec Record) error {
 	if err := n.Fabric.EnsureSession(ctx, rec.Stage.Attachment.Session); err != nil {
 		return err
 	}
-	return until(ctx, "the kernel still has the withdrawn device "+rec.Disk, func() (bool, error) {
-		p, err := n.path(rec)
-		return p == pathGone, err
+	return until(ctx, "the kernel still has the withdrawn namespace of "+rec.Disk, func() (bool, error) {
+		s, err := n.Sysfs.Session(rec.nqn())
+		if err != nil {
+			return false, err
+		}
+		_, err = initiator.Match(s, rec.Identity())
+		return err != nil, nil
 	})
 }

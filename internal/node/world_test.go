@@ -168,10 +168,8 @@ type view struct {
 
 func (w *world) look() view {
 	w.Helper()
-	records, err := w.node.Records()
-	w.must(err)
 	v := view{Sessions: len(w.machine.Sessions()), Supers: w.machine.Supers(), Lost: w.machine.Lost()}
-	for _, r := range records {
+	for _, r := range w.node.Records() {
 		paths := make([]string, 0, len(r.Targets))
 		for p := range r.Targets {
 			paths = append(paths, w.short(p))

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"strconv"
 )
 
 // The control files of a controller (drivers/nvme/host/sysfs.c).
@@ -45,6 +46,21 @@ func (f FS) WriteControl(controller, attr, value string) error {
 		return f.control(controller, attr, value)
 	}
 	return write(filepath.Join(f.classDir(), controller, attr), value)
+}
+
+// SetDelayedRemoval says for how many seconds a disk outlives its last path,
+// with its I/O held back (delayed_removal_secs, Linux 6.16 on). It is false where
+// the kernel has no such setting, and when the disk is not there.
+func (f FS) SetDelayedRemoval(disk string, seconds int) (bool, error) {
+	if !diskName.MatchString(disk) {
+		return false, nil
+	}
+	path := filepath.Join(f.Sys, "block", disk, "delayed_removal_secs")
+	err := write(path, strconv.Itoa(seconds))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // MultipathEnabled says whether native multipath is on (parameter of the module

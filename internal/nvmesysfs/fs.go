@@ -77,7 +77,16 @@ func (f FS) State(controller string) (string, error) {
 	return attr(filepath.Join(f.classDir(), controller), "state")
 }
 
-func (f FS) read(want func(nqn string) bool) (Snapshot, error) {
+// Controllers reads all fabrics controllers and none of their namespaces, which
+// are what a look costs.
+func (f FS) Controllers() ([]Controller, error) {
+	s, err := f.look(func(string) bool { return true }, false)
+	return s.Controllers, err
+}
+
+func (f FS) read(want func(nqn string) bool) (Snapshot, error) { return f.look(want, true) }
+
+func (f FS) look(want func(nqn string) bool, disks bool) (Snapshot, error) {
 	var all Snapshot
 	names, err := list(f.subsystemDir())
 	if err != nil {
@@ -92,7 +101,7 @@ func (f FS) read(want func(nqn string) bool) (Snapshot, error) {
 		if err != nil {
 			return Snapshot{}, err
 		}
-		if err := f.readSubsystem(&all, name, nqn); err != nil {
+		if err := f.readSubsystem(&all, name, nqn, disks); err != nil {
 			return Snapshot{}, err
 		}
 	}
@@ -102,7 +111,7 @@ func (f FS) read(want func(nqn string) bool) (Snapshot, error) {
 // readSubsystem adds one subsystem to s. Heads hang under the subsystem when
 // native multipath is on, and otherwise (or where the subsystem says that it
 // can have one controller only) under their controller.
-func (f FS) readSubsystem(s *Snapshot, subsystem, nqn string) error {
+func (f FS) readSubsystem(s *Snapshot, subsystem, nqn string, withDisks bool) error {
 	dir := filepath.Join(f.subsystemDir(), subsystem)
 	entries, err := list(dir)
 	if err != nil {
@@ -126,10 +135,16 @@ func (f FS) readSubsystem(s *Snapshot, subsystem, nqn string) error {
 				return nil // none of ours, and never shared with a fabrics controller
 			}
 			s.Controllers = append(s.Controllers, c)
+			if !withDisks {
+				continue
+			}
 			if err := f.readPaths(name, disks, paths); err != nil {
 				return err
 			}
 		}
+	}
+	if !withDisks {
+		return nil
 	}
 	return addNamespaces(s, nqn, disks, paths)
 }

@@ -3,6 +3,7 @@ package nvmesysfs
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +27,21 @@ type Namespace struct {
 	// Controllers have a path to it, whatever their state. A head can be there
 	// without any: something holds it open, or delayed_removal_secs does (6.16 on).
 	Controllers []string
+}
+
+// Disk reads one disk by its name, with the NQN that it belongs to and without
+// its controllers. The error of one that is not there wraps fs.ErrNotExist.
+func (f FS) Disk(name string) (Namespace, error) {
+	if !diskName.MatchString(name) {
+		return Namespace{}, fmt.Errorf("disk %q: not the name of a disk", name)
+	}
+	dir := filepath.Join(f.Sys, "block", name)
+	ns, err := readNamespace(name, dir)
+	if err != nil {
+		return Namespace{}, err
+	}
+	ns.NQN, err = attr(filepath.Join(dir, "device"), "subsysnqn")
+	return ns, err
 }
 
 func addNamespaces(s *Snapshot, nqn string, disks map[string]string, paths map[string][]string) error {

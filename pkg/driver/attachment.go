@@ -52,6 +52,9 @@ func (id NodeIdentity) attachment(volumeContext, publishContext map[string]strin
 	at.Session.HostNQN, at.Session.HostID = id.HostNQN, id.HostID
 	at.Session.Config = conn.Config()
 	at.Eager = conn.EagerReconnect
+	if at.Guard, err = node.ParseGuard(volumeContext[paramGuard]); err != nil {
+		return node.Attachment{}, fmt.Errorf("volume context: key %w", err)
+	}
 	if err := validateSession(at.Session); err != nil {
 		return node.Attachment{}, err
 	}
@@ -135,7 +138,7 @@ func unbracket(s string) string {
 func validateSession(s initiator.Session) error {
 	for _, t := range s.Targets() {
 		if err := t.Validate(); err != nil {
-			return fmt.Errorf("%w: %w", volume.ErrInvalid, err)
+			return fmt.Errorf("%w: %w", volume.ErrInvalid, err) // names key, value and rule
 		}
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-csi/holdfast/internal/backend"
+	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -13,7 +14,7 @@ import (
 const (
 	paramHost  = "host"  // storage host, by its name in the hosts file
 	paramPool  = "pool"  // pool on the storage host
-	paramGuard = "guard" // what holds I/O when the device goes: auto or kernel
+	paramGuard = "guard" // what holds I/O when the device goes: auto, kernel or dm
 )
 
 // sidecarPrefix marks what the sidecars add (PVC name and so on): not ours to judge.
@@ -61,15 +62,12 @@ func ParseClass(params map[string]string) (Class, error) {
 }
 
 func (c *Class) checkGuard() error {
-	switch c.Guard {
-	case "":
-		c.Guard = "auto"
-		return nil
-	case "auto", "kernel":
-		return nil
-	default:
-		return fmt.Errorf("parameter %s: value %q: want auto or kernel: %w", paramGuard, c.Guard, volume.ErrInvalid)
+	g, err := node.ParseGuard(c.Guard)
+	if err != nil {
+		return fmt.Errorf("parameter %w", err)
 	}
+	c.Guard = string(g)
+	return nil
 }
 
 // volumeContext is what travels with the volume to the node.

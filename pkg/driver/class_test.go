@@ -49,7 +49,7 @@ func TestParseClassRefuses(t *testing.T) {
 		"other spelling":    {"Pool", "fast", []string{`"Pool"`, "known are"}},
 		"almost a sidecar":  {"csi.storage.k8s.io", "x", []string{`"csi.storage.k8s.io"`}},
 		"static attribute":  {attrNQN, "nqn.2020-01.org.example:x", []string{`"nqn"`}},
-		"guard":             {paramGuard, "Kernel", []string{"guard", `"Kernel"`, "auto or kernel"}},
+		"guard":             {paramGuard, "Kernel", []string{"guard", `"Kernel"`, "auto, kernel or dm"}},
 		"host with slash":   {paramHost, "../box", []string{"host", `"../box"`}},
 		"host too long":     {paramHost, strings.Repeat("x", 64), []string{"host", "63"}},
 		"host with a dot":   {paramHost, "box1.example", []string{"host", `"box1.example"`}},

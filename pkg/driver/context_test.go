@@ -90,6 +90,7 @@ func TestManagedAttachment(t *testing.T) {
 	}
 	portals := []netip.AddrPort{netip.MustParseAddrPort("10.0.0.2:4420"), netip.MustParseAddrPort("[fd00::2]:4420")}
 	want := node.Attachment{
+		Guard: node.GuardAuto,
 		Session: initiator.Session{
 			NQN: p.SubsystemNQN, HostNQN: id.HostNQN, HostID: id.HostID, Portals: portals,
 			Config: with(func(c *NVMEConnectionParams) { c.ReconnectDelay = 7 }).Config(),

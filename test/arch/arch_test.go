@@ -173,8 +173,8 @@ var barred = []struct {
 		"the workflows are given an attachment and somebody to ask; they neither find storage hosts nor know CSI",
 	},
 	{
-		"internal/watch", []string{"internal/node", "internal/initiator", "pkg/driver"},
-		"the watch looks at sysfs and decides alone: a call that hangs must not hold it up",
+		"internal/watch", []string{"internal/node", "internal/agentclient", "pkg/driver"},
+		"the watch looks and decides alone; what acts is given to it, and runs beside its loop",
 	},
 	{
 		"internal/backend", []string{"internal/agent/...", "internal/agentclient", "internal/node"},

@@ -82,7 +82,7 @@ var controllerRequests = []request{
 	{"create with no delay", parameter("reconnectDelay", "0"), "InvalidArgument", []string{"reconnectDelay", `"0"`}},
 	{"create with a slow keep-alive", parameter("keepAliveTmo", "31"), "InvalidArgument", []string{"keepAliveTmo", "31", "at most 30"}},
 	{"create with a number as switch", parameter("hdrDigest", "1"), "InvalidArgument", []string{"hdrDigest", `"1"`, `"true" or "false"`}},
-	{"create with a guard", parameter("guard", "none"), "InvalidArgument", []string{"guard", `"none"`, "auto or kernel"}},
+	{"create with a guard", parameter("guard", "none"), "InvalidArgument", []string{"guard", `"none"`, "auto, kernel or dm"}},
 	{"create on no host", parameter("host", "gamma"), "InvalidArgument", []string{`"gamma"`, "box1"}},
 	{"create on a path", parameter("host", "../box1"), "InvalidArgument", []string{"host", `"../box1"`}},
 	{"create in no pool", parameter("pool", "slow"), "InvalidArgument", []string{`"slow"`}},

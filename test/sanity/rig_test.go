@@ -130,8 +130,8 @@ func (r *rig) look() world {
 	r.Helper()
 	vs, err1 := r.agent.List(r.Context(), uuid.Nil, 0)
 	ps, err2 := r.agent.Publications(r.Context())
-	staged, err3 := r.flow.Records()
-	for _, err := range []error{err1, err2, err3} {
+	staged := r.flow.Records()
+	for _, err := range []error{err1, err2} {
 		if err != nil {
 			r.Fatal(err)
 		}

@@ -131,6 +131,7 @@ func (h *Host) Publish(id uuid.UUID) node.Attachment {
 	}
 	ns := h.subsystems[v.nqn][v.nsid]
 	return node.Attachment{
+		Guard:    node.GuardKernel,
 		Session:  session(v.nqn),
 		Identity: initiator.Identity{NQN: v.nqn, NSID: v.nsid, UUID: id, NGUID: ns.NGUID, SizeBytes: v.size, BlockSize: blockSize},
 		Managed:  &node.Managed{Host: HostName, Ref: volume.PublicationRef{Volume: id, Node: NodeID, Generation: v.generation, Token: "token"}},
@@ -165,7 +166,7 @@ func (h *Host) Static(size int64) (node.Attachment, *Memory) {
 	id, m := uuid.New(), &Memory{}
 	nqn := "nqn.2020-01.org.example:" + id.String()
 	h.subsystems[nqn] = map[uint32]Namespace{1: {NSID: 1, UUID: id, SizeBytes: size, BlockSize: blockSize, Medium: m}}
-	return node.Attachment{Session: session(nqn), Identity: initiator.Identity{NQN: nqn, NSID: 1}}, m
+	return node.Attachment{Session: session(nqn), Identity: initiator.Identity{NQN: nqn, NSID: 1}, Guard: node.GuardKernel}, m
 }
 
 // Visible implements Target.

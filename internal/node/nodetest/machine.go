@@ -3,6 +3,7 @@ package nodetest
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"slices"
 	"strconv"
@@ -207,6 +208,19 @@ func (m *Machine) session(nqn string) nvmesysfs.Snapshot {
 	defer m.mu.Unlock()
 	m.refresh()
 	return m.snapshot(nqn)
+}
+
+func (m *Machine) diskNamed(name string) (nvmesysfs.Namespace, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for nqn := range m.sessions {
+		for _, ns := range m.snapshot(nqn).Namespaces {
+			if ns.Disk == name {
+				return ns, nil
+			}
+		}
+	}
+	return nvmesysfs.Namespace{}, fmt.Errorf("disk %s: %w", name, fs.ErrNotExist)
 }
 
 func (m *Machine) snapshot(nqn string) nvmesysfs.Snapshot {

@@ -159,6 +159,20 @@ func (p *Process) Session(nqn string) (s nvmesysfs.Snapshot, err error) {
 	return s, err
 }
 
+// Disk implements node.Options.Sysfs.
+func (p *Process) Disk(name string) (nvmesysfs.Namespace, error) { return p.m.diskNamed(name) }
+
+// Restore implements node.Options.Fabric.
+func (p *Process) Restore(ctx context.Context, s initiator.Session) error {
+	return p.step("Restore", func() error { return p.m.ensureSession(ctx, s) }, nil)
+}
+
+// Rescan implements node.Options.Fabric: the model's kernel misses nothing.
+func (p *Process) Rescan(string) error { return nil }
+
+// SetDelayedRemoval implements node.Options.Sysfs.
+func (p *Process) SetDelayedRemoval(string, int) (bool, error) { return true, nil }
+
 // Mounts implements node.Options.Mounter.
 func (p *Process) Mounts() (list []filesystem.Mount, err error) {
 	err = p.step("Mounts", func() error { list = p.m.mountTable(); return nil }, nil)

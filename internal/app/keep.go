@@ -1,0 +1,84 @@
+package app
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/holdfast-csi/holdfast/internal/command"
+	"github.com/holdfast-csi/holdfast/internal/dm"
+	"github.com/holdfast-csi/holdfast/internal/guard"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+	"github.com/holdfast-csi/holdfast/internal/kmod"
+	"github.com/holdfast-csi/holdfast/internal/node"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/uevent"
+	"github.com/holdfast-csi/holdfast/internal/watch"
+)
+
+// openGuards opens the device mapper, with the modules that a table needs: they
+// are loaded now, because to load one takes memory and the root disk.
+func openGuards(ctx context.Context, log *slog.Logger) (*guard.Guards, error) {
+	if err := kmod.Load(ctx, command.Exec{}, "dm-mod", "dm-multipath", "dm-round-robin"); err != nil {
+		return nil, err
+	}
+	fs := nvmesysfs.Default()
+	c, err := dm.Open(fs.Dev)
+	if err != nil {
+		return nil, err
+	}
+	log.Debug("device mapper is there", "multipath", c.HasTarget("multipath"))
+	return guard.New(c, fs.Dev), nil
+}
+
+// keepAlive starts the watch of what flow has staged.
+func keepAlive(ctx context.Context, flow *node.Node, guards *guard.Guards, log *slog.Logger) *watch.Watch {
+	fs := nvmesysfs.Default()
+	log = log.With("component", "watch")
+	hints, err := uevent.Listen(ctx)
+	if err != nil {
+		log.Warn("no uevents: what comes back is noticed a quarter of a second later", "err", err)
+	}
+	w := watch.New(watch.Options{Keeper: keeper{flow}, Sysfs: fs, Guards: guards, Hints: hints, Dev: fs.Dev, Log: log})
+	go w.Run(ctx)
+	return w
+}
+
+// keeper shows the node's workflows to the watch.
+type keeper struct{ flow *node.Node }
+
+func (k keeper) Changed() <-chan struct{} { return k.flow.Changed() }
+
+func (k keeper) Volumes() []watch.Volume {
+	records := k.flow.Current()
+	out := make([]watch.Volume, 0, len(records))
+	for _, r := range records {
+		settled := r.Phase == node.Staged
+		if r.Table == "" && !settled {
+			continue
+		}
+		at := r.Stage.Attachment
+		out = append(out, watch.Volume{
+			ID: r.Stage.VolumeID, Session: at.Session, Identity: r.Identity(), Eager: at.Eager, Table: r.Table,
+			Managed: at.Managed != nil, Unsettled: !settled, Ended: r.Ended != node.NotEnded,
+		})
+	}
+	return out
+}
+
+func (k keeper) Restore(ctx context.Context, s initiator.Session) error {
+	return k.flow.Restore(ctx, s)
+}
+
+func (k keeper) Rescan(nqn string) error { return k.flow.Rescan(nqn) }
+
+func (k keeper) Proof(volumeID string, p guard.Path) guard.Proof { return k.flow.Proof(volumeID, p) }
+
+func (k keeper) IsWithdrawn(ctx context.Context, volumeID string) (bool, error) {
+	return k.flow.IsWithdrawn(ctx, volumeID)
+}
+
+func (k keeper) End(ctx context.Context, volumeID string, why watch.Reason) error {
+	return k.flow.End(ctx, volumeID, endings[why])
+}
+
+var endings = map[watch.Reason]node.Ending{watch.Withdrawn: node.Withdrawn, watch.Expired: node.Expired}

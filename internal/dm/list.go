@@ -1,0 +1,64 @@
+package dm
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// Entry is a device in a list.
+type Entry struct {
+	Name         string
+	Major, Minor uint32
+	Events       uint32
+}
+
+// List returns all devices of the machine in one call.
+func (c *Client) List() (list []Entry, err error) {
+	err = c.do(request{op: unix.DM_LIST_DEVICES}, func(a answer) error {
+		list, err = parseList(a.data)
+		return err
+	})
+	return list, err
+}
+
+var errList = errors.New("the kernel's list of devices makes no sense")
+
+// struct dm_name_list: device number, offset of the next entry, name, and after
+// the name's zero, at a multiple of 8 from the entry's start, the event number
+// (interface 4.37, Linux 4.14).
+const nameOffset = 12
+
+func parseList(b []byte) ([]Entry, error) {
+	var out []Entry
+	for {
+		if len(b) < nameOffset+1 {
+			return nil, errList
+		}
+		dev, next := native.Uint64(b), native.Uint32(b[8:])
+		if dev == 0 {
+			return out, nil // no devices at all
+		}
+		e := Entry{Name: cString(b[nameOffset:])}
+		e.Major, e.Minor = splitDev(dev)
+		at := (nameOffset + len(e.Name) + 1 + 7) &^ 7
+		if at+4 > len(b) {
+			return nil, errList
+		}
+		e.Events = native.Uint32(b[at:])
+		out = append(out, e)
+		if next == 0 {
+			return out, nil
+		}
+		if uint64(next) > uint64(len(b)) || next < nameOffset+1 {
+			return nil, errList
+		}
+		b = b[next:]
+	}
+}
+
+// HasTarget says whether the kernel has a target of that name, loading its
+// module if it can.
+func (c *Client) HasTarget(name string) bool {
+	return c.do(request{op: unix.DM_GET_TARGET_VERSION, name: name}, nil) == nil
+}

@@ -1,0 +1,82 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/holdfast-csi/holdfast/internal/guard"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// What is in this file is for the watch: the few acts on a volume's behalf that
+// have to know of the calls that may be under way.
+
+// Restore gives a session that volumes still want one attempt to connect what is
+// missing of it. A last unstage that is taking the session down goes first.
+func (n *Node) Restore(ctx context.Context, s initiator.Session) error {
+	release, err := n.sessions.share(ctx, s.NQN)
+	if err != nil {
+		return err
+	}
+	defer release()
+	for _, r := range n.records.All() {
+		if r.nqn() == s.NQN && r.BootID == n.BootID && r.Phase != Flushed && r.Ended == NotEnded {
+			return n.Fabric.Restore(ctx, s)
+		}
+	}
+	return nil
+}
+
+// Rescan makes the kernel look for the namespaces of a session.
+func (n *Node) Rescan(nqn string) error { return n.Fabric.Rescan(nqn) }
+
+// Proof says, whenever it is asked, whether p is the device of a volume whose
+// I/O is to go on.
+func (n *Node) Proof(volumeID string, p guard.Path) guard.Proof {
+	return func() error {
+		rec, err := n.records.Get(volumeID)
+		if err != nil {
+			return err
+		}
+		return n.proof(rec, p)()
+	}
+}
+
+// IsWithdrawn asks the storage host whether the publication of a volume has
+// ended. Only a positive answer is one; err says why there is none.
+func (n *Node) IsWithdrawn(ctx context.Context, volumeID string) (bool, error) {
+	rec, err := n.records.Get(volumeID)
+	if err != nil {
+		return false, err
+	}
+	return n.ended(ctx, rec)
+}
+
+// End ends the waiting of one volume: its I/O fails from now on, and that of no
+// other. A volume without a table of its own has only its session: that is
+// disconnected if no other volume wants it, or else the error wraps
+// volume.ErrPrecondition.
+func (n *Node) End(ctx context.Context, volumeID string, why Ending) error {
+	release, err := n.volumes.Lock(volumeID, "end of waiting")
+	if err != nil {
+		return err
+	}
+	defer release()
+	rec, err := n.records.Get(volumeID)
+	if err != nil || rec.Ended != NotEnded {
+		return err
+	}
+	n.Log.Warn("the waiting of a volume ends: its I/O fails from now on", "volume", volumeID, "why", why, "table", rec.Table)
+	if rec.Table != "" {
+		return n.end(&rec, why)
+	}
+	dead, err := n.disconnectIfDead(ctx, rec)
+	if err != nil {
+		return err
+	}
+	if !dead {
+		return fmt.Errorf("volume %s has no table of its own (guard kernel) and its session has other volumes: its waiting cannot be ended alone: %w", volumeID, volume.ErrPrecondition)
+	}
+	return n.end(&rec, why)
+}

@@ -1,0 +1,173 @@
+package watch
+
+import (
+	"context"
+	"strconv"
+	"time"
+)
+
+// acts are those that run beside the loop, one under a key at a time. Only the
+// loop touches it, but for done.
+type acts struct {
+	running map[string]bool
+	done    chan func()
+}
+
+func newActs() acts { return acts{running: map[string]bool{}, done: make(chan func(), 64)} }
+
+// start runs f beside the loop unless one under key is running; then is called
+// in the loop with what came of it.
+func (a *acts) start(ctx context.Context, key string, f func() error, then func(error)) {
+	if a.running[key] {
+		return
+	}
+	a.running[key] = true
+	go func() {
+		err := f()
+		result := func() {
+			delete(a.running, key)
+			then(err)
+		}
+		select {
+		case a.done <- result:
+		case <-ctx.Done():
+		}
+	}()
+}
+
+// connectTime bounds one attempt on all portals of a session: the probe, and
+// the kernel, which gives up a silent peer after 10 s.
+const connectTime = 15 * time.Second
+
+func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders []order) {
+	var asked []Volume
+	for _, o := range orders {
+		switch o.act {
+		case set:
+			w.set(o.setting)
+		case connect:
+			w.connect(ctx, f, s)
+		case rescan:
+			nqn := f.session.NQN
+			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn))
+		case feed:
+			w.feed(ctx, o)
+		case hold:
+			w.acts.start(ctx, "table "+o.volume.Table, func() error { return w.Guards.Hold(o.volume.Table, o.below) }, w.complain("hold", o.volume.ID))
+		case ask:
+			asked = append(asked, o.volume)
+		case end:
+			w.acts.start(ctx, "end "+o.volume.ID, func() error { return w.Keeper.End(ctx, o.volume.ID, o.why) }, w.complain("end", o.volume.ID))
+		}
+	}
+	w.ask(ctx, f, s, asked)
+}
+
+// set writes one setting. The controller may be gone, or not take it just now:
+// the next look decides again.
+func (w *Watch) set(s setting) {
+	if err := w.Sysfs.WriteControl(s.controller, s.attribute, strconv.Itoa(s.value)); err != nil {
+		w.Log.Debug("a controller did not take a setting; it is written again at the next look", "controller", s.controller, "attribute", s.attribute, "err", err)
+	}
+}
+
+// complain is for acts that are tried again anyway.
+func (w *Watch) complain(act, what string) func(error) {
+	return func(err error) {
+		w.seen.stale = true
+		if err != nil {
+			w.Log.Debug("the watch will try again", "act", act, "of", what, "err", err)
+		}
+	}
+}
+
+func (w *Watch) connect(ctx context.Context, f facts, s *sessionMemory) {
+	nqn := f.session.NQN
+	w.acts.start(ctx, "connect "+nqn, func() error {
+		ctx, cancel := context.WithTimeout(ctx, connectTime)
+		defer cancel()
+		return w.Keeper.Restore(ctx, f.session)
+	}, func(err error) {
+		if err != nil {
+			w.Log.Debug("a session could not be connected again yet", "nqn", nqn, "err", err)
+			return
+		}
+		w.Log.Info("a session was connected again", "nqn", nqn)
+		s.failures, w.seen.stale = 0, true
+	})
+}
+
+func (w *Watch) feed(ctx context.Context, o order) {
+	w.acts.start(ctx, "table "+o.volume.Table, func() error {
+		return w.Guards.Feed(o.volume.Table, o.path, o.ro, w.Keeper.Proof(o.volume.ID, o.path))
+	}, func(err error) {
+		w.seen.stale = true
+		if err != nil {
+			w.Log.Warn("a volume's device could not be put to use again yet", "volume", o.volume.ID, "disk", o.path.Disk, "err", err)
+		}
+	})
+}
+
+// ask asks the storage host about volumes, one after the other, and no further
+// once it does not answer.
+func (w *Watch) ask(ctx context.Context, f facts, s *sessionMemory, volumes []Volume) {
+	if len(volumes) == 0 || f.now.Before(s.askAt) {
+		return
+	}
+	s.askAt = f.now.Add(askEvery)
+	said := map[string]bool{}
+	w.acts.start(ctx, "ask "+f.session.NQN, func() error {
+		for _, v := range volumes {
+			ended, err := w.Keeper.IsWithdrawn(ctx, v.ID)
+			if err != nil {
+				return err
+			}
+			said[v.ID] = ended
+		}
+		return nil
+	}, func(err error) {
+		if err != nil {
+			w.Log.Debug("the storage host does not say whether its volumes are still this node's: they wait", "nqn", f.session.NQN, "err", err)
+		}
+		for id, ended := range said {
+			w.heard(id, ended)
+		}
+	})
+}
+
+// heard notes the storage host's word on one volume.
+func (w *Watch) heard(id string, ended bool) {
+	m := w.volumes[id]
+	switch {
+	case m == nil:
+	case !ended:
+		m.fencedAt = time.Time{}
+	case m.fencedAt.IsZero():
+		m.fencedAt = time.Now()
+	}
+}
+
+// strayTime is how long a table that no volume has is left alone: one that is
+// being made is on record already, so this is only caution.
+const strayTime = 10 * time.Second
+
+// removeStrays removes tables of volumes that are not staged and that nothing
+// has open: of a publication that ended while something still had it open, or of
+// records that were lost. One that is in use is never touched.
+func (w *Watch) removeStrays(ctx context.Context, now time.Time) {
+	for name, since := range w.seen.strays {
+		if now.Sub(since) < strayTime {
+			continue
+		}
+		w.seen.strays[name] = now
+		w.acts.start(ctx, "table "+name, func() error {
+			s, err := w.Guards.State(name)
+			if err != nil || s.OpenCount > 0 {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, Every)
+			defer cancel()
+			return w.Guards.Remove(ctx, name)
+		}, w.complain("remove stray", name))
+	}
+}

@@ -1,0 +1,210 @@
+package watch
+
+import (
+	"errors"
+	"path/filepath"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/guard"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+)
+
+var errNoPath = errors.New("no path to it is live")
+
+// rules are what the watch was told.
+type rules struct {
+	grace time.Duration // between the word of the storage host and the end
+	dev   string        // "/dev"
+}
+
+// decideSession decides about the controllers of a session.
+func decideSession(f facts, m *sessionMemory) []order {
+	var out []order
+	for _, s := range settings(f.controllers, f.session.Config, f.eager) {
+		out = append(out, order{act: set, setting: s})
+	}
+	switch live := f.live(); {
+	case live:
+		m.wasLive, m.lostSince = true, time.Time{}
+	default:
+		if m.lostSince.IsZero() {
+			m.lostSince = f.now
+		}
+		m.rescans, m.rescanAt = 0, f.now.Add(rescanFirst)
+	}
+	if !f.missing() {
+		m.failures, m.connectAt = 0, time.Time{}
+		return out
+	}
+	if wanted(f.volumes) && !f.now.Before(m.connectAt) {
+		most := connectMost
+		if f.live() {
+			most = connectSpare
+		}
+		m.connectAt = f.now.Add(backoff(connectFirst, most, m.failures))
+		m.failures++
+		out = append(out, order{act: connect})
+	}
+	return out
+}
+
+func wanted(vs []Volume) bool {
+	for _, v := range vs {
+		if !v.Ended {
+			return true
+		}
+	}
+	return false
+}
+
+// decideVolume decides about one volume of a session.
+func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory) []order {
+	if v.Ended {
+		m.become(Failing, f.now)
+		return nil
+	}
+	out, state := look(r, f, v, m)
+	if state == Serving {
+		m.serve(f.now)
+		return out
+	}
+	if m.waitSince.IsZero() {
+		m.waitSince = f.now
+	}
+	if !m.fencedAt.IsZero() {
+		state = Fenced
+	}
+	m.become(state, f.now)
+	if f.live() && f.looked && state == Waiting && len(out) == 0 {
+		out = append(out, s.rescan(f.now)...)
+	}
+	return append(out, policy(r, f, v, m)...)
+}
+
+// look finds what to do with the volume's device, and what state it is in.
+func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
+	t := f.tables[v.Table]
+	switch {
+	case v.Table == "":
+		return nil, unguarded(f, v, m)
+	case t.absent && v.Unsettled:
+		return nil, Waiting
+	case t.absent:
+		return nil, Lost
+	case !f.live():
+		m.feeds, m.feedAt = 0, time.Time{}
+		if t.Active && t.Queues {
+			return []order{{act: hold, volume: v, below: t.Path}}, Waiting
+		}
+		return nil, Waiting
+	case !f.looked:
+		return nil, m.last()
+	}
+	ns, err := f.candidate(v)
+	var wrong *initiator.IdentityError
+	if errors.As(err, &wrong) {
+		m.why = wrong.Error()
+		return holdIf(t, v), Refused
+	}
+	if err != nil {
+		return holdIf(t, v), Waiting
+	}
+	p := pathOf(r, ns)
+	if whole(t, p) {
+		return nil, Serving
+	}
+	if f.now.Before(m.feedAt) {
+		return nil, Waiting
+	}
+	m.feedAt = f.now.Add(backoff(feedFirst, feedMost, m.feeds))
+	m.feeds++
+	return []order{{act: feed, volume: v, path: p, ro: ns.ReadOnly}}, Waiting
+}
+
+// whole says whether a table is as it should be over p.
+func whole(t table, p guard.Path) bool {
+	return t.On(p) && t.Queues && !t.Suspended && !t.NewTable && t.SizeBytes == p.SizeBytes
+}
+
+func holdIf(t table, v Volume) []order {
+	if !t.Active {
+		return nil
+	}
+	return []order{{act: hold, volume: v, below: t.Path}}
+}
+
+func pathOf(r rules, ns nvmesysfs.Namespace) guard.Path {
+	return guard.Path{Disk: ns.Disk, Node: filepath.Join(r.dev, ns.Disk), Major: ns.Major, Minor: ns.Minor, SizeBytes: ns.SizeBytes}
+}
+
+// unguarded is the state of a volume that the kernel alone keeps. The disk that
+// was staged is not told from one that came back in its place: that is the next
+// stage's business.
+func unguarded(f facts, v Volume, m *volumeMemory) State {
+	switch {
+	case !f.live():
+		return Waiting
+	case !f.looked:
+		return m.last()
+	}
+	_, err := f.candidate(v)
+	var wrong *initiator.IdentityError
+	if errors.As(err, &wrong) {
+		m.why = wrong.Error()
+		return Refused
+	}
+	if err != nil {
+		return Waiting
+	}
+	return Serving
+}
+
+// rescan paces the rescans of a session.
+func (s *sessionMemory) rescan(now time.Time) []order {
+	if now.Before(s.rescanAt) {
+		return nil
+	}
+	s.rescanAt = now.Add(backoff(rescanFirst, rescanMost, s.rescans))
+	s.rescans++
+	return []order{{act: rescan}}
+}
+
+// policy ends what must end, and asks what has to be known for it.
+func policy(r rules, f facts, v Volume, m *volumeMemory) []order {
+	if n := f.session.Config.CtrlLossTmo; n > 0 && f.now.Sub(m.waitSince) >= time.Duration(n)*time.Second {
+		return []order{{act: end, volume: v, why: Expired}}
+	}
+	if !m.fencedAt.IsZero() && f.now.Sub(m.fencedAt) >= r.grace {
+		return []order{{act: end, volume: v, why: Withdrawn}}
+	}
+	if v.Managed && f.now.Sub(m.waitSince) >= askAfter {
+		return []order{{act: ask, volume: v}}
+	}
+	return nil
+}
+
+func (m *volumeMemory) become(s State, now time.Time) {
+	if m.state != s {
+		m.state, m.since = s, now
+	}
+}
+
+// last is the state that stands until the next full look.
+func (m *volumeMemory) last() State {
+	if m.state == "" {
+		return Waiting
+	}
+	return m.state
+}
+
+func (m *volumeMemory) serve(now time.Time) {
+	if m.state != Serving && !m.waitSince.IsZero() {
+		m.reconnects++
+	}
+	m.become(Serving, now)
+	m.waitSince, m.fencedAt, m.why = time.Time{}, time.Time{}, ""
+	if now.Sub(m.since) >= peace {
+		m.feeds, m.feedAt = 0, time.Time{}
+	}
+}

@@ -1,0 +1,64 @@
+package watch
+
+import (
+	"slices"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/guard"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+)
+
+// facts are what one look found of one session.
+type facts struct {
+	now         time.Time
+	session     initiator.Session
+	eager       bool
+	volumes     []Volume
+	controllers []nvmesysfs.Controller
+	// namespaces are those of the last full look; looked says that it was this one.
+	namespaces []nvmesysfs.Namespace
+	looked     bool
+	tables     map[string]table
+}
+
+// table is what was found of one; absent if there is none of the name.
+type table struct {
+	guard.State
+	absent bool
+}
+
+// live says whether a controller of the session is live.
+func (f facts) live() bool {
+	return slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool { return c.State == "live" })
+}
+
+// candidate returns the device of v: identity right, a controller with a path
+// to it live.
+func (f facts) candidate(v Volume) (nvmesysfs.Namespace, error) {
+	ns, err := initiator.Match(nvmesysfs.Snapshot{Namespaces: f.namespaces}, v.Identity)
+	if err != nil {
+		return ns, err
+	}
+	reachable := slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool {
+		return c.State == "live" && slices.Contains(ns.Controllers, c.Name)
+	})
+	if !reachable {
+		return ns, errNoPath
+	}
+	return ns, nil
+}
+
+// missing says whether a portal of the session has no controller.
+func (f facts) missing() bool {
+	for _, p := range f.session.Portals {
+		there := slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool {
+			at, ok := c.Portal()
+			return ok && !c.Ending() && at.Addr() == p.Addr().Unmap() && at.Port() == p.Port()
+		})
+		if !there {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,98 @@
+package watch
+
+import (
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/guard"
+)
+
+// State is what the watch makes of a volume.
+type State string
+
+// The states.
+const (
+	// Serving: I/O goes through.
+	Serving State = "serving"
+	// Waiting: the way to the device is away, I/O waits for it.
+	Waiting State = "waiting"
+	// Refused: where the volume should be is something else. I/O waits.
+	Refused State = "refused"
+	// Fenced: the storage host says that this node's right to the volume has
+	// ended. I/O waits for the rest of the grace, and then fails.
+	Fenced State = "fenced"
+	// Failing: waiting has ended.
+	Failing State = "failing"
+	// Lost: the kernel deleted the device and nothing guards the volume.
+	Lost State = "lost"
+)
+
+// sessionMemory and volumeMemory are what the watch remembers between two looks.
+type sessionMemory struct {
+	wasLive   bool
+	lostSince time.Time // zero while a controller is live
+	connectAt time.Time // not before
+	failures  int       // connects in a row that failed
+	rescanAt  time.Time
+	rescans   int
+	askAt     time.Time
+}
+
+type volumeMemory struct {
+	state      State
+	since      time.Time
+	waitSince  time.Time // of the outage; zero if none
+	why        string    // of Refused
+	feedAt     time.Time // not before
+	feeds      int       // in a row without ten seconds of peace
+	fencedAt   time.Time // when the storage host first said so
+	reconnects int
+}
+
+// The pace of what is repeated.
+const (
+	connectFirst = 250 * time.Millisecond
+	connectMost  = time.Second     // while nothing of the session is live
+	connectSpare = 5 * time.Second // while another portal serves
+	rescanFirst  = 200 * time.Millisecond
+	rescanMost   = 5 * time.Second
+	feedFirst    = 100 * time.Millisecond
+	feedMost     = 5 * time.Second
+	// peace is how long a volume must serve before a failed path counts as the
+	// first again. A device that answers and fails its I/O is fed ever more slowly.
+	peace    = 10 * time.Second
+	askAfter = 2 * time.Second
+	askEvery = 5 * time.Second
+)
+
+// backoff doubles first n times, up to most.
+func backoff(first, most time.Duration, n int) time.Duration {
+	for range n {
+		if first *= 2; first >= most {
+			return most
+		}
+	}
+	return first
+}
+
+// order is one thing to be done.
+type order struct {
+	act     act
+	setting setting
+	volume  Volume     // of feed, hold, ask and end
+	path    guard.Path // of feed
+	below   string     // of hold: the path's device number
+	ro      bool
+	why     Reason // of end
+}
+
+type act string
+
+const (
+	set     act = "set"
+	connect act = "connect"
+	rescan  act = "rescan"
+	feed    act = "feed"
+	hold    act = "hold"
+	ask     act = "ask"
+	end     act = "end"
+)

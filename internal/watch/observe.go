@@ -1,0 +1,186 @@
+package watch
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/dm"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+)
+
+// seen is what the last look found: what is the same needs no full look.
+type seen struct {
+	stale    bool // something may have changed that the cheap look does not show
+	auditAt  time.Time
+	sessions map[string]seenSession
+	tables   map[string]seenTable
+	strays   map[string]time.Time // our tables that no volume has, since when
+}
+
+type seenSession struct {
+	controllers []nvmesysfs.Controller
+	namespaces  []nvmesysfs.Namespace
+	volumes     int
+}
+
+type seenTable struct {
+	events uint32
+	table
+}
+
+func newSeen() seen {
+	return seen{stale: true, sessions: map[string]seenSession{}, tables: map[string]seenTable{}, strays: map[string]time.Time{}}
+}
+
+// observe looks at every session that has volumes: cheaply at all of them, and
+// fully at those that have changed or are not well.
+func (w *Watch) observe(volumes []Volume, now time.Time) ([]facts, error) {
+	controllers, err := w.Sysfs.Controllers()
+	if err != nil {
+		return nil, err
+	}
+	events, err := w.events()
+	if err != nil {
+		return nil, err
+	}
+	full := w.seen.stale || now.Sub(w.seen.auditAt) >= audit
+	if full {
+		w.seen.stale, w.seen.auditAt = false, now
+	}
+	w.noteStrays(volumes, events, now)
+	var out []facts
+	for _, f := range bySession(volumes) {
+		f.now = now
+		for _, c := range controllers {
+			if c.NQN == f.session.NQN {
+				f.controllers = append(f.controllers, c)
+			}
+		}
+		if err := w.observeTables(&f, events, full); err != nil {
+			return nil, err
+		}
+		if err := w.observeNamespaces(&f, full); err != nil {
+			return nil, err
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+func (w *Watch) events() (map[string]uint32, error) {
+	if w.Guards == nil {
+		return nil, nil
+	}
+	return w.Guards.List()
+}
+
+// bySession groups volumes by their session, in the order of their NQNs.
+func bySession(volumes []Volume) []facts {
+	byNQN := map[string]*facts{}
+	var nqns []string
+	for _, v := range volumes {
+		nqn := v.Session.NQN
+		if byNQN[nqn] == nil {
+			byNQN[nqn] = &facts{session: v.Session, tables: map[string]table{}}
+			nqns = append(nqns, nqn)
+		}
+		f := byNQN[nqn]
+		f.volumes = append(f.volumes, v)
+		f.eager = f.eager || v.Eager
+	}
+	slices.Sort(nqns)
+	out := make([]facts, 0, len(nqns))
+	for _, nqn := range nqns {
+		out = append(out, *byNQN[nqn])
+	}
+	return out
+}
+
+// observeTables looks at the tables that had an event since the last time, or
+// are not well.
+func (w *Watch) observeTables(f *facts, events map[string]uint32, full bool) error {
+	for _, v := range f.volumes {
+		if v.Table == "" {
+			continue
+		}
+		n, there := events[v.Table]
+		last, known := w.seen.tables[v.Table]
+		switch {
+		case !there:
+			last = seenTable{table: table{absent: true}}
+		case full || !known || last.absent || last.events != n || !w.well(v.ID):
+			s, err := w.Guards.State(v.Table)
+			if errors.Is(err, dm.ErrNotFound) {
+				last = seenTable{table: table{absent: true}}
+				break
+			}
+			if err != nil {
+				return fmt.Errorf("volume %s: %w", v.ID, err)
+			}
+			last = seenTable{events: n, table: table{State: s}}
+		}
+		w.seen.tables[v.Table] = last
+		f.tables[v.Table] = last.table
+	}
+	for name := range w.seen.tables {
+		if _, there := events[name]; !there {
+			delete(w.seen.tables, name)
+		}
+	}
+	return nil
+}
+
+// well says whether the last decision found a volume serving.
+func (w *Watch) well(id string) bool {
+	m := w.volumes[id]
+	return m != nil && m.state == Serving
+}
+
+// observeNamespaces looks at the disks of a session: what such a look costs is
+// proportional to their number. While no controller is live there is nothing to
+// be found.
+func (w *Watch) observeNamespaces(f *facts, full bool) error {
+	nqn := f.session.NQN
+	last := w.seen.sessions[nqn]
+	needed := full || last.volumes != len(f.volumes) || !slices.Equal(last.controllers, f.controllers) ||
+		slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && (!w.well(v.ID) || w.failed(f, v)) })
+	if !f.live() || !needed {
+		f.namespaces = last.namespaces
+		last.controllers = f.controllers
+		w.seen.sessions[nqn] = last
+		return nil
+	}
+	s, err := w.Sysfs.Session(nqn)
+	if err != nil {
+		return fmt.Errorf("session %s: %w", nqn, err)
+	}
+	f.namespaces, f.looked = s.Namespaces, true
+	w.seen.sessions[nqn] = seenSession{controllers: f.controllers, namespaces: s.Namespaces, volumes: len(f.volumes)}
+	return nil
+}
+
+// failed says whether the table of v holds its I/O back.
+func (w *Watch) failed(f *facts, v Volume) bool {
+	t, ok := f.tables[v.Table]
+	return ok && (t.absent || !t.Active || t.Suspended || t.NewTable || !t.Queues)
+}
+
+// noteStrays keeps count of our tables that belong to no volume.
+func (w *Watch) noteStrays(volumes []Volume, events map[string]uint32, now time.Time) {
+	ours := map[string]bool{}
+	for _, v := range volumes {
+		ours[v.Table] = true
+	}
+	for name := range events {
+		if _, known := w.seen.strays[name]; !ours[name] && !known {
+			w.seen.strays[name] = now
+		}
+	}
+	for name := range w.seen.strays {
+		if _, there := events[name]; !there || ours[name] {
+			delete(w.seen.strays, name)
+		}
+	}
+}

@@ -1,0 +1,69 @@
+package watch
+
+import "time"
+
+// Report is what the watch says of a volume.
+type Report struct {
+	State State
+	Since time.Time
+	// WaitSince is when the outage began that is going on; zero if none is.
+	WaitSince time.Time
+	// Attempts is how often a connect has been tried since the kernel gave up.
+	Attempts int
+	// Reconnects counts the outages that ended well.
+	Reconnects int
+	// Why explains Refused.
+	Why string
+}
+
+// Report returns the last word on a volume; false if the watch has not seen it.
+func (w *Watch) Report(id string) (Report, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r, ok := w.reports[id]
+	return r, ok
+}
+
+func (w *Watch) publish(volumes []Volume) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.reports)
+	for _, v := range volumes {
+		m, s := w.volumes[v.ID], w.sessions[v.Session.NQN]
+		if m == nil || s == nil {
+			continue
+		}
+		w.reports[v.ID] = Report{State: m.state, Since: m.since, WaitSince: m.waitSince, Attempts: s.failures, Reconnects: m.reconnects, Why: m.why}
+	}
+}
+
+// saySession logs each change of a session once: lost, back.
+func (w *Watch) saySession(f facts, s *sessionMemory) {
+	switch live := f.live(); {
+	case s.wasLive && !live && s.lostSince.IsZero():
+		w.Log.Warn("session is lost, I/O waits", "nqn", f.session.NQN, "controllers", len(f.controllers), "volumes", len(f.volumes))
+	case s.wasLive && live && !s.lostSince.IsZero():
+		w.Log.Info("session is back", "nqn", f.session.NQN, "after", f.now.Sub(s.lostSince).Round(time.Millisecond))
+	}
+}
+
+// sayVolume logs each change of a volume once. That it waits because its session
+// is away is said of the session.
+func (w *Watch) sayVolume(v Volume, before, now volumeMemory) {
+	if before.state == now.state {
+		return
+	}
+	switch now.state {
+	case Serving:
+		if !before.waitSince.IsZero() && before.state != "" {
+			w.Log.Info("volume is back, I/O goes on", "volume", v.ID, "after", now.since.Sub(before.waitSince).Round(time.Millisecond))
+		}
+	case Refused:
+		w.Log.Error("where the volume should be is something else: it is not used, and I/O waits", "volume", v.ID, "why", now.why)
+	case Fenced:
+		w.Log.Warn("the storage host has given the volume to another publication: its I/O will fail after the grace", "volume", v.ID, "grace", w.Grace)
+	case Lost:
+		w.Log.Error("volume is lost until it is staged again", "volume", v.ID)
+	case Waiting, Failing:
+	}
+}

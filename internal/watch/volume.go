@@ -1,0 +1,56 @@
+package watch
+
+import (
+	"context"
+
+	"github.com/holdfast-csi/holdfast/internal/guard"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
+)
+
+// Volume is what the watch has to know of one that is staged.
+type Volume struct {
+	ID       string
+	Session  initiator.Session
+	Identity initiator.Identity
+	// Eager asks for a reconnect delay of one second while the watch is there.
+	Eager bool
+	// Table guards it; "" if the kernel alone does.
+	Table string
+	// Managed volumes have a storage host that can be asked about them.
+	Managed bool
+	// Unsettled volumes are being staged or unstaged: their table may be missing.
+	Unsettled bool
+	// Ended volumes are no longer kept alive.
+	Ended bool
+}
+
+// Keeper is what the watch needs of the node's workflows.
+type Keeper interface {
+	// Volumes returns what is staged now, and Changed delivers when that changes.
+	Volumes() []Volume
+	Changed() <-chan struct{}
+	Restore(ctx context.Context, s initiator.Session) error
+	Rescan(nqn string) error
+	Proof(volumeID string, p guard.Path) guard.Proof
+	IsWithdrawn(ctx context.Context, volumeID string) (bool, error)
+	// End makes a volume's I/O fail from now on.
+	End(ctx context.Context, volumeID string, why Reason) error
+}
+
+// Reason is why waiting ends.
+type Reason string
+
+// The reasons.
+const (
+	Withdrawn Reason = "withdrawn" // the storage host has said so, and the grace is over
+	Expired   Reason = "expired"   // ctrlLossTmo is over
+)
+
+// Guards are the tables; *guard.Guards is the real one.
+type Guards interface {
+	List() (map[string]uint32, error)
+	State(name string) (guard.State, error)
+	Feed(name string, p guard.Path, readOnly bool, proof guard.Proof) error
+	Hold(name, path string) error
+	Remove(ctx context.Context, name string) error
+}

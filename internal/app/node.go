@@ -87,10 +87,10 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	keepAlive(ctx, flow, guards, log)
+	watching := keepAlive(ctx, flow, guards, log)
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
-	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow})
+	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow, Health: health{flow, watching}})
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
 	return serve(ctx, s, l)
 }

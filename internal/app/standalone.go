@@ -90,11 +90,11 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	keepAlive(ctx, flow, guards, log)
+	watching := keepAlive(ctx, flow, guards, log)
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: standaloneCluster})
-	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow})
+	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow, Health: health{flow, watching}})
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "pool", o.pool, "version", Version)
 	return serve(ctx, s, l)
 }

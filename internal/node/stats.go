@@ -16,12 +16,17 @@ const statTime = 2 * time.Second
 // State is what the path to a volume is like.
 type State string
 
-// The states. Reconnecting is an outage: I/O waits and nothing is lost. Lost
-// means that the kernel has deleted the device.
+// The states. Reconnecting is an outage: I/O waits and nothing is lost, and so
+// it does while something else stands where the volume should be (Refused) and
+// for a while after the storage host took the volume from this node (Fenced).
+// Lost means that the kernel has deleted the device, Ended that waiting was ended.
 const (
 	Connected    State = "Connected"
 	Reconnecting State = "Reconnecting"
+	Refused      State = "Refused"
+	Fenced       State = "Fenced"
 	Lost         State = "Lost"
+	Failed       State = "Failed"
 )
 
 // Condition is a state in words.
@@ -36,11 +41,20 @@ var conditions = map[pathState]Condition{
 	pathGone:    {Lost, "lost: the kernel has deleted the device; what was synced is safe, and the pod has to be started again"},
 }
 
-// Condition reads sysfs only.
+var endingTexts = map[Ending]string{
+	Withdrawn: "withdrawn: the storage host has taken the volume from this node; its I/O fails, so that what uses it can end",
+	Expired:   "failed: the outage lasted longer than ctrlLossTmo; the pod has to be started again",
+	Abandoned: "abandoned: the volume was given up by hand; its I/O fails until it is staged again",
+}
+
+// Condition reads sysfs and the table only.
 func (n *Node) Condition(_ context.Context, volumeID string) (Condition, error) {
 	rec, err := n.records.Get(volumeID)
 	if err != nil {
 		return Condition{}, err
+	}
+	if rec.Ended != NotEnded {
+		return Condition{Failed, endingTexts[rec.Ended]}, nil
 	}
 	p, err := n.path(rec)
 	return conditions[p], err

@@ -22,6 +22,10 @@ type Node struct {
 	csi.UnimplementedNodeServer
 	Identity NodeIdentity
 	Flow     *node.Node
+	// Health says how volumes are; Flow if it is nil.
+	Health interface {
+		Condition(ctx context.Context, volumeID string) (node.Condition, error)
+	}
 }
 
 var nodeCapabilities = []csi.NodeServiceCapability_RPC_Type{
@@ -150,7 +154,7 @@ func (n *Node) NodeGetVolumeHealth(ctx context.Context, req *csi.NodeGetVolumeHe
 	if err := required("volume ID", req.GetVolumeId()); err != nil {
 		return nil, err
 	}
-	c, err := n.Flow.Condition(ctx, req.GetVolumeId())
+	c, err := n.condition(ctx, req.GetVolumeId())
 	if err != nil {
 		return nil, err
 	}
@@ -166,7 +170,17 @@ func (n *Node) NodeGetVolumeHealth(ctx context.Context, req *csi.NodeGetVolumeHe
 // was acknowledged to be on disk is lost, so that is not DATA_LOSS either.
 var healthOf = map[node.State]csi.VolumeHealthErrorType{
 	node.Reconnecting: csi.VolumeHealthErrorType_DEGRADED,
+	node.Refused:      csi.VolumeHealthErrorType_INACCESSIBLE,
+	node.Fenced:       csi.VolumeHealthErrorType_INACCESSIBLE,
 	node.Lost:         csi.VolumeHealthErrorType_INACCESSIBLE,
+	node.Failed:       csi.VolumeHealthErrorType_INACCESSIBLE,
+}
+
+func (n *Node) condition(ctx context.Context, volumeID string) (node.Condition, error) {
+	if n.Health != nil {
+		return n.Health.Condition(ctx, volumeID)
+	}
+	return n.Flow.Condition(ctx, volumeID)
 }
 
 func wrap(n int64) *wrapperspb.Int64Value { return wrapperspb.Int64(n) }

@@ -32,6 +32,21 @@ var outages = []outage{
 		heal:   func(ctx context.Context, d *demo) error { return d.storage().Unrefuse(ctx, nvmePort) },
 	},
 	{
+		kind: "dnr", title: "The subsystem is gone for 10 s while the port still listens",
+		says: "each connect is answered with Do-Not-Retry: Linux 6.10 to 6.15 deletes the device at once", lasts: 10 * time.Second,
+		inject: func(ctx context.Context, d *demo) error { return d.hide(ctx) },
+		heal:   func(ctx context.Context, d *demo) error { return d.show(ctx) },
+	},
+	{
+		kind: "admin", title: "An administrator types nvme disconnect-all on the node",
+		says: "every connection is taken down by hand, and the devices with them",
+		inject: func(ctx context.Context, d *demo) error {
+			_, err := d.node().Shell(ctx, "nvme disconnect-all")
+			return err
+		},
+		heal: func(context.Context, *demo) error { return nil },
+	},
+	{
 		kind: "power", title: "The storage host's power is cut under load, and it boots again",
 		says: "what its disk had not flushed is gone with the power", lasts: 2 * time.Second,
 		inject: func(_ context.Context, d *demo) error { return d.storage().PowerCut() },
@@ -78,7 +93,7 @@ func (d *demo) resumed(healed time.Time) bool {
 
 func (d *demo) measure(kind string, injected, healed time.Time) report.Outage {
 	out := report.Outage{
-		Kind: kind, Guard: "kernel", OK: d.resumed(healed),
+		Kind: kind, Guard: d.guard, OK: d.resumed(healed),
 		InjectedS: injected.Sub(d.began).Seconds(), HealedS: healed.Sub(d.began).Seconds(),
 	}
 	for _, v := range d.volumes {
@@ -89,6 +104,22 @@ func (d *demo) measure(kind string, injected, healed time.Time) report.Outage {
 		out.OK = out.OK && len(v.log.Errors()) == 0
 	}
 	return out
+}
+
+// hide unlinks the volumes' subsystem from its port, which another one keeps
+// open. The agent is away meanwhile: it would mend that.
+func (d *demo) hide(ctx context.Context) error {
+	if err := d.storage().KillAgent(ctx); err != nil {
+		return err
+	}
+	_, err := d.storage().Shell(ctx, fmt.Sprintf(`cd /sys/kernel/config/nvmet; P=$(ls -d ports/*/subsystems/%[1]s); P=${P%%/*}; echo $P >/run/port
+mkdir subsystems/nqn.other; echo 1 >subsystems/nqn.other/attr_allow_any_host; ln -s $PWD/subsystems/nqn.other $P/; rm $P/%[1]s`, d.volumes[0].Publish["nqn"]))
+	return err
+}
+
+func (d *demo) show(ctx context.Context) error {
+	_, err := d.storage().Shell(ctx, fmt.Sprintf(`cd /sys/kernel/config/nvmet; P=$(cat /run/port); ln -s $PWD/subsystems/%s $P/; rm $P/nqn.other; rmdir subsystems/nqn.other`, d.volumes[0].Publish["nqn"]))
+	return err
 }
 
 // powerOn boots the storage host and waits until its port takes connections

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
@@ -23,6 +24,7 @@ type demo struct {
 	began   time.Time
 	volumes []*running
 	report  report.Report
+	guard   string // what holds I/O on this kernel: kernel or dm
 }
 
 // running is a volume with its writer.
@@ -70,7 +72,15 @@ func (d *demo) provision(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	d.screen.sessions(len(d.volumes), sessions)
+	tables, err := d.node().Shell(ctx, "ls /sys/block | grep -c ^dm- || true")
+	if err != nil {
+		return err
+	}
+	d.guard = "kernel"
+	if strings.TrimSpace(tables) != "0" {
+		d.guard = "dm"
+	}
+	d.screen.sessions(len(d.volumes), sessions, d.guard)
 	d.report.Volumes = len(d.volumes)
 	return nil
 }

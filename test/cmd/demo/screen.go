@@ -66,8 +66,10 @@ func (s *screen) provisioned(v *cluster.Volume, took time.Duration) {
 	s.printf("    %s %-13s %4d MiB  %-9s  from request to pod in %.1f s\n", s.color(green, "✓"), v.Name, v.SizeBytes>>20, what, took.Seconds())
 }
 
-func (s *screen) sessions(volumes int, sessions string) {
-	s.printf("    %s %d volumes, NVMe connections in use: %s\n", s.color(green, "✓"), volumes, strings.TrimSpace(sessions))
+var guards = map[string]string{"kernel": "the kernel's delayed removal", "dm": "a device-mapper table each"}
+
+func (s *screen) sessions(volumes int, sessions, guard string) {
+	s.printf("    %s %d volumes, NVMe connections in use: %s, guarded by %s\n", s.color(green, "✓"), volumes, strings.TrimSpace(sessions), guards[guard])
 	s.printf("    %s\n", s.color(dim, "each volume now has a writer: random 4 KiB blocks, each flushed, each acknowledgement logged outside"))
 }
 
@@ -134,7 +136,8 @@ func (s *screen) state(health string) string {
 	}
 }
 
-var back = map[string]string{"cable": "the cable is plugged in again", "refused": "connections are accepted again", "power": "the storage host listens again"}
+var back = map[string]string{"cable": "the cable is plugged in again", "refused": "connections are accepted again", "power": "the storage host listens again",
+	"dnr": "the subsystem is there again", "admin": "nothing is healed by hand"}
 
 func (s *screen) healed(kind string) { s.printf("    %s %s\n", s.color(green, "↑"), back[kind]) }
 

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/command"
 	"github.com/holdfast-csi/holdfast/internal/dm"
@@ -31,14 +32,14 @@ func openGuards(ctx context.Context, log *slog.Logger) (*guard.Guards, error) {
 }
 
 // keepAlive starts the watch of what flow has staged.
-func keepAlive(ctx context.Context, flow *node.Node, guards *guard.Guards, log *slog.Logger) *watch.Watch {
+func keepAlive(ctx context.Context, flow *node.Node, guards *guard.Guards, grace time.Duration, log *slog.Logger) *watch.Watch {
 	fs := nvmesysfs.Default()
 	log = log.With("component", "watch")
 	hints, err := uevent.Listen(ctx)
 	if err != nil {
 		log.Warn("no uevents: what comes back is noticed a quarter of a second later", "err", err)
 	}
-	w := watch.New(watch.Options{Keeper: keeper{flow}, Sysfs: fs, Guards: guards, Hints: hints, Dev: fs.Dev, Log: log})
+	w := watch.New(watch.Options{Keeper: keeper{flow}, Sysfs: fs, Guards: guards, Hints: hints, Grace: grace, Dev: fs.Dev, Log: log})
 	go w.Run(ctx)
 	return w
 }

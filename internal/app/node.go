@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/spf13/cobra"
@@ -23,12 +24,15 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/statefile"
 	"github.com/holdfast-csi/holdfast/internal/volume"
+	"github.com/holdfast-csi/holdfast/internal/watch"
 	"github.com/holdfast-csi/holdfast/pkg/driver"
 )
 
 type nodeOptions struct {
 	logOptions
 	endpoint, hosts, name, stateDir, machineID, connect string
+	control, metrics                                    string
+	grace                                               time.Duration
 }
 
 const defaultNodeState = "/var/lib/holdfast/node"
@@ -48,6 +52,9 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.name, "node-name", os.Getenv("NODE_NAME"), "name of this node; the variable NODE_NAME by default")
 	f.StringVar(&o.stateDir, "state-dir", defaultNodeState, "directory for the records of staged volumes; it must survive a reboot")
 	f.StringVar(&o.machineID, "machine-id-file", "/etc/machine-id", "file with the ID of this machine")
+	f.StringVar(&o.control, "control-socket", defaultControlSocket, "socket for operators on this node (holdfast volumes, holdfast abandon); empty for none")
+	f.StringVar(&o.metrics, "metrics-address", "", "HOST:PORT on which /metrics and /healthz are served; empty for none")
+	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after the storage host has taken a volume from this node")
 	f.StringVar(&o.connect, "connect", "fabrics", "how to connect: fabrics (write /dev/nvme-fabrics) or nvme-cli (run nvme connect)")
 	return cmd
 }
@@ -59,6 +66,9 @@ const nodeGCPercent = 25
 
 func runNode(ctx context.Context, o nodeOptions) error {
 	log := o.logger("node")
+	if o.grace <= 0 {
+		return fmt.Errorf("withdrawn-grace: value %s: want more than 0: %w", o.grace, volume.ErrInvalid)
+	}
 	debug.SetGCPercent(nodeGCPercent)
 	cluster, err := config.Load(o.hosts)
 	if err != nil {
@@ -87,7 +97,12 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	watching := keepAlive(ctx, flow, guards, log)
+	steady(log)
+	watching := keepAlive(ctx, flow, guards, o.grace, log)
+	op := operator{flow: flow, watch: watching, sysfs: nvmesysfs.Default(), stateDir: o.stateDir}
+	if err := errors.Join(serveControl(ctx, o.control, op, log), serveMetrics(ctx, o.metrics, op, log)); err != nil {
+		return err
+	}
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow, Health: health{flow, watching}})

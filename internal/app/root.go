@@ -36,7 +36,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(newControllerCommand(), newNodeCommand(), newTargetCommand(), newStandaloneCommand())
+	root.AddCommand(newControllerCommand(), newNodeCommand(), newTargetCommand(), newStandaloneCommand(), newVolumesCommand(), newAbandonCommand())
 	return root
 }
 

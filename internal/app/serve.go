@@ -51,21 +51,25 @@ func listenUnix(ctx context.Context, endpoint string) (net.Listener, error) {
 	if err != nil || u.Scheme != "unix" || u.Host != "" || !filepath.IsAbs(u.Path) {
 		return nil, fmt.Errorf("csi-endpoint: value %q: want unix:///absolute/path: %w", endpoint, volume.ErrInvalid)
 	}
-	if len(u.Path) > maxSocketPath {
-		return nil, fmt.Errorf("csi-endpoint: value %q: the path has %d bytes, a socket's at most %d: %w", endpoint, len(u.Path), maxSocketPath, volume.ErrInvalid)
+	return listenSocket(ctx, "csi-endpoint", u.Path)
+}
+
+func listenSocket(ctx context.Context, what, path string) (net.Listener, error) {
+	if !filepath.IsAbs(path) || len(path) > maxSocketPath {
+		return nil, fmt.Errorf("%s: value %q: want an absolute path of at most %d bytes: %w", what, path, maxSocketPath, volume.ErrInvalid)
 	}
-	if err := os.MkdirAll(filepath.Dir(u.Path), 0o755); err != nil {
-		return nil, fmt.Errorf("csi-endpoint: %w", err)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	if c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", u.Path); err == nil {
-		return nil, errors.Join(fmt.Errorf("csi-endpoint: value %q: another process serves it: %w", endpoint, volume.ErrPrecondition), c.Close())
+	if c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", path); err == nil {
+		return nil, errors.Join(fmt.Errorf("%s: value %q: another process serves it: %w", what, path, volume.ErrPrecondition), c.Close())
 	}
-	if err := os.Remove(u.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("csi-endpoint: %w", err)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
-	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", u.Path)
+	l, err := (&net.ListenConfig{}).Listen(ctx, "unix", path)
 	if err != nil {
-		return nil, fmt.Errorf("csi-endpoint: %w", err)
+		return nil, fmt.Errorf("%s: %w", what, err)
 	}
 	return l, nil
 }

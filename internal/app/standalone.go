@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/kmod"
 	"github.com/holdfast-csi/holdfast/internal/pool/file"
 	"github.com/holdfast-csi/holdfast/internal/store"
+	"github.com/holdfast-csi/holdfast/internal/watch"
 	"github.com/holdfast-csi/holdfast/pkg/driver"
 )
 
@@ -90,7 +91,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	watching := keepAlive(ctx, flow, guards, log)
+	watching := keepAlive(ctx, flow, guards, watch.DefaultGrace, log)
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: standaloneCluster})

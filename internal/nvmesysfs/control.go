@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // The control files of a controller (drivers/nvme/host/sysfs.c).
@@ -61,6 +62,24 @@ func (f FS) SetDelayedRemoval(disk string, seconds int) (bool, error) {
 		return false, nil
 	}
 	return err == nil, err
+}
+
+// Inflight is how many reads and writes of a block device, also of a table of
+// the device mapper, wait or are under way.
+func (f FS) Inflight(disk string) (int, error) {
+	text, err := attr(filepath.Join(f.Sys, "block", filepath.Base(disk)), "inflight")
+	if err != nil {
+		return 0, err
+	}
+	sum := 0
+	for _, word := range strings.Fields(text) {
+		n, err := strconv.Atoi(word)
+		if err != nil {
+			return 0, fmt.Errorf("inflight of %s: %w", disk, err)
+		}
+		sum += n
+	}
+	return sum, nil
 }
 
 // MultipathEnabled says whether native multipath is on (parameter of the module

@@ -2,8 +2,11 @@ package watch
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
 // acts are those that run beside the loop, one under a key at a time. Only the
@@ -94,6 +97,7 @@ func (w *Watch) connect(ctx context.Context, f facts, s *sessionMemory) {
 		}
 		w.Log.Info("a session was connected again", "nqn", nqn)
 		s.failures, w.seen.stale = 0, true
+		s.connects++
 	})
 }
 
@@ -102,7 +106,11 @@ func (w *Watch) feed(ctx context.Context, o order) {
 		return w.Guards.Feed(o.volume.Table, o.path, o.ro, w.Keeper.Proof(o.volume.ID, o.path))
 	}, func(err error) {
 		w.seen.stale = true
-		if err != nil {
+		if err == nil {
+			w.volume(o.volume.ID).swaps++
+			return
+		}
+		if !errors.Is(err, volume.ErrBusy) {
 			w.Log.Warn("a volume's device could not be put to use again yet", "volume", o.volume.ID, "disk", o.path.Disk, "err", err)
 		}
 	})

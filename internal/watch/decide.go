@@ -30,6 +30,9 @@ func decideSession(f facts, m *sessionMemory) []order {
 	default:
 		if m.lostSince.IsZero() {
 			m.lostSince = f.now
+			if m.wasLive {
+				m.outages++
+			}
 		}
 		m.rescans, m.rescanAt = 0, f.now.Add(rescanFirst)
 	}
@@ -201,6 +204,7 @@ func (m *volumeMemory) last() State {
 func (m *volumeMemory) serve(now time.Time) {
 	if m.state != Serving && !m.waitSince.IsZero() {
 		m.reconnects++
+		m.waited += now.Sub(m.waitSince)
 	}
 	m.become(Serving, now)
 	m.waitSince, m.fencedAt, m.why = time.Time{}, time.Time{}, ""

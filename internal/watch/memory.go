@@ -35,6 +35,8 @@ type sessionMemory struct {
 	rescanAt  time.Time
 	rescans   int
 	askAt     time.Time
+	outages   int
+	connects  int // that succeeded
 }
 
 type volumeMemory struct {
@@ -46,6 +48,8 @@ type volumeMemory struct {
 	feeds      int       // in a row without ten seconds of peace
 	fencedAt   time.Time // when the storage host first said so
 	reconnects int
+	waited     time.Duration // of the outages that are over
+	swaps      int           // feeds that succeeded
 }
 
 // The pace of what is repeated.

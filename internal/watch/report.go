@@ -1,6 +1,10 @@
 package watch
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+)
 
 // Report is what the watch says of a volume.
 type Report struct {
@@ -12,6 +16,9 @@ type Report struct {
 	Attempts int
 	// Reconnects counts the outages that ended well.
 	Reconnects int
+	// Waited is how long those lasted, Swaps how often a device was put back.
+	Waited time.Duration
+	Swaps  int
 	// Why explains Refused.
 	Why string
 }
@@ -24,6 +31,23 @@ func (w *Watch) Report(id string) (Report, bool) {
 	return r, ok
 }
 
+// Link is what the watch says of a session.
+type Link struct {
+	NQN         string
+	Live        bool
+	Controllers int
+	Attempts    int // to connect, since the kernel gave up
+	Outages     int
+	Connects    int // that the watch made
+}
+
+// Links returns the last word on all sessions.
+func (w *Watch) Links() []Link {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.links)
+}
+
 func (w *Watch) publish(volumes []Volume) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -33,7 +57,12 @@ func (w *Watch) publish(volumes []Volume) {
 		if m == nil || s == nil {
 			continue
 		}
-		w.reports[v.ID] = Report{State: m.state, Since: m.since, WaitSince: m.waitSince, Attempts: s.failures, Reconnects: m.reconnects, Why: m.why}
+		w.reports[v.ID] = Report{State: m.state, Since: m.since, WaitSince: m.waitSince, Attempts: s.failures, Reconnects: m.reconnects, Waited: m.waited, Swaps: m.swaps, Why: m.why}
+	}
+	w.links = w.links[:0]
+	for _, nqn := range slices.Sorted(maps.Keys(w.sessions)) {
+		s, f := w.sessions[nqn], w.seen.sessions[nqn]
+		w.links = append(w.links, Link{NQN: nqn, Live: s.lostSince.IsZero() && s.wasLive, Controllers: len(f.controllers), Attempts: s.failures, Outages: s.outages, Connects: s.connects})
 	}
 }
 

@@ -49,6 +49,7 @@ type Watch struct {
 
 	mu      sync.Mutex
 	reports map[string]Report // by volume ID; guarded by mu
+	links   []Link            // guarded by mu
 }
 
 // New returns a watch that has seen nothing yet.

@@ -31,13 +31,16 @@ const nameOffset = 12
 
 func parseList(b []byte) ([]Entry, error) {
 	var out []Entry
+	if len(b) == 0 {
+		return nil, nil // no devices at all
+	}
 	for {
 		if len(b) < nameOffset+1 {
 			return nil, errList
 		}
 		dev, next := native.Uint64(b), native.Uint32(b[8:])
 		if dev == 0 {
-			return out, nil // no devices at all
+			return out, nil
 		}
 		e := Entry{Name: cString(b[nameOffset:])}
 		e.Major, e.Minor = splitDev(dev)

@@ -34,30 +34,42 @@ func (n *Node) askAhead(ctx context.Context, stage StageRequest) <-chan statusAn
 	return ch
 }
 
-// prepare leaves a file system of the wanted kind on the device, or refuses
-// and has written nothing. What it may do is decided by plan.
-func (n *Node) prepare(ctx context.Context, rec Record, size int64, status <-chan statusAnswer) error {
-	facts, err := n.facts(ctx, rec, size, status)
+// inspect decides what has to be done to device before it is mounted, or that it
+// must not be. Nothing is written.
+func (n *Node) inspect(ctx context.Context, rec Record, device string, size int64, status <-chan statusAnswer) (action, error) {
+	facts, err := n.facts(ctx, rec, device, size, status)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	act, err := plan(facts)
-	if err != nil {
-		return err
+	if err != nil || act != formatZeroed {
+		return act, err
 	}
+	zero, err := n.Disk.AllZero(ctx, device, size)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read all of %s: %w (%w)", device, volume.ErrUnavailable, err)
+	}
+	if !zero {
+		return 0, fmt.Errorf("%s holds no file system and is not all zero: it is not formatted: %w", device, volume.ErrPrecondition)
+	}
+	return act, nil
+}
+
+// prepare leaves a file system of the wanted kind on the record's device.
+func (n *Node) prepare(ctx context.Context, rec Record, act action) error {
 	switch act {
 	case mountIt:
 		return nil
 	case checkIt:
 		return n.Disk.Check(ctx, rec.Device, rec.Kind())
 	case formatZeroed:
-		return n.formatZeroed(ctx, rec, size)
+		return n.makeFileSystem(ctx, rec)
 	default:
 		return n.formatManaged(ctx, rec)
 	}
 }
 
-func (n *Node) facts(ctx context.Context, rec Record, size int64, status <-chan statusAnswer) (formatFacts, error) {
+func (n *Node) facts(ctx context.Context, rec Record, device string, size int64, status <-chan statusAnswer) (formatFacts, error) {
 	at := rec.Stage.Attachment
 	f := formatFacts{want: rec.Kind(), readOnly: rec.Stage.ReadOnly, managed: at.Managed != nil, mayFormatZeroed: at.FormatZeroed, size: size}
 	if status != nil {
@@ -68,10 +80,10 @@ func (n *Node) facts(ctx context.Context, rec Record, size int64, status <-chan 
 		f.status = a.status
 	}
 	var err error
-	f.content, err = n.Disk.Probe(ctx, rec.Device, size)
+	f.content, err = n.Disk.Probe(ctx, device, size)
 	if err != nil {
 		// Not readable is not blank, and it may pass.
-		return f, fmt.Errorf("cannot read %s, so nothing is known of its content and nothing is written: %w (%w)", rec.Device, volume.ErrUnavailable, err)
+		return f, fmt.Errorf("cannot read %s, so nothing is known of its content and nothing is written: %w (%w)", device, volume.ErrUnavailable, err)
 	}
 	return f, nil
 }
@@ -154,17 +166,6 @@ func (n *Node) formatManaged(ctx context.Context, rec Record) error {
 		return fmt.Errorf("tell storage host %s that the format is done: %w", m.Host, err)
 	}
 	return nil
-}
-
-func (n *Node) formatZeroed(ctx context.Context, rec Record, size int64) error {
-	zero, err := n.Disk.AllZero(ctx, rec.Device, size)
-	if err != nil {
-		return fmt.Errorf("cannot read all of %s: %w (%w)", rec.Device, volume.ErrUnavailable, err)
-	}
-	if !zero {
-		return fmt.Errorf("%s holds no file system and is not all zero: it is not formatted: %w", rec.Device, volume.ErrPrecondition)
-	}
-	return n.makeFileSystem(ctx, rec)
 }
 
 // makeFileSystem wraps every failure as uncertain: the next call formats again

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/rpcerr"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
@@ -102,6 +103,9 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 		}
 		n.Log.Warn("the stage of a volume is dead, staging it again", "volume", req.VolumeID, "disk", rec.Disk)
 	}
+	if err := n.failIfEnded(*rec); err != nil {
+		return false, err
+	}
 	if err := n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk); err != nil {
 		return false, err
 	}
@@ -158,26 +162,37 @@ func (n *Node) attach(ctx context.Context, rec *Record) error {
 	if err != nil {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 	}
-	if err := n.protect(ctx, rec, ns, device); err != nil {
+	if err := n.bringUp(ctx, rec, ns, device, status); err != nil {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
-	}
-	if rec.Stage.FSType != "" {
-		if err := n.mount(ctx, rec, ns.SizeBytes, status); err != nil {
-			return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
-		}
 	}
 	rec.Phase = Staged
 	return n.records.Put(rec.Stage.VolumeID, *rec)
 }
 
-func (n *Node) mount(ctx context.Context, rec *Record, size int64, status <-chan statusAnswer) error {
+// bringUp looks at the device itself, where what cannot be read is an error at
+// once, and only then puts a table over it, where it would be waited for.
+func (n *Node) bringUp(ctx context.Context, rec *Record, ns nvmesysfs.Namespace, device string, status <-chan statusAnswer) error {
+	if rec.Stage.FSType == "" {
+		return n.protect(ctx, rec, ns, device)
+	}
+	act, err := n.inspect(ctx, *rec, device, ns.SizeBytes, status)
+	if err != nil {
+		return err
+	}
+	if err := n.protect(ctx, rec, ns, device); err != nil {
+		return err
+	}
 	// The device is on record before anything is mounted from it.
 	if err := n.records.Put(rec.Stage.VolumeID, *rec); err != nil {
 		return err
 	}
-	if err := n.prepare(ctx, *rec, size, status); err != nil {
+	if err := n.prepare(ctx, *rec, act); err != nil {
 		return err
 	}
+	return n.mount(ctx, rec)
+}
+
+func (n *Node) mount(ctx context.Context, rec *Record) error {
 	options := rec.Stage.MountOptions
 	if rec.Stage.ReadOnly {
 		options = append(slices.Clip(options), "ro") // the last word counts

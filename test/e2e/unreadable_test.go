@@ -128,7 +128,7 @@ const stopped = `#!/bin/bash
 # A session of its own: a stopped program is ended with the session that it is in.
 setsid /usr/sbin/mkfs.ext4 "$@" & p=$!
 writes() { for f in /proc/$p/fdinfo/*; do
-  { read -r _ _ && read -r _ flags; } <$f; case $flags in *2) [[ $(readlink /proc/$p/fd/${f##*/}) = /dev/nvme* ]] && return;; esac
+  { read -r _ _ && read -r _ flags; } <$f; case $flags in *2) [[ $(readlink /proc/$p/fd/${f##*/}) =~ ^/dev/(nvme|dm-) ]] && return;; esac
 done 2>/dev/null; false; }
 until writes; do kill -0 $p || exit; done
 kill -STOP $p; touch /run/mkfs.began

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/test/cluster"
+	"github.com/holdfast-csi/holdfast/test/report"
+)
+
+// campaign is one run.
+type campaign struct {
+	options
+	c        *cluster.Cluster
+	kinds    []fault
+	random   *rand.Rand
+	began    time.Time
+	subjects []*subject
+	report   report.Report
+	resumes  map[string][]time.Duration // by kind; overlapping ones under "overlap"
+	injected int
+	drawn    int // portal of this round
+}
+
+func newCampaign(c *cluster.Cluster, o options, kinds []fault) *campaign {
+	return &campaign{options: o, c: c, kinds: kinds, random: rand.New(rand.NewPCG(o.seed, 1)), began: time.Now(), resumes: map[string][]time.Duration{}}
+}
+
+func (t *campaign) node() *cluster.Node       { return t.c.Nodes[0] }
+func (t *campaign) storage() *cluster.Storage { return t.c.Storages[0] }
+
+func (t *campaign) play(ctx context.Context) error {
+	t.report.Kernel, t.report.Accel = t.c.Lab.KernelVersion(), t.c.Lab.Accel()
+	if err := t.provision(ctx); err != nil {
+		return err
+	}
+	for t.injected < t.faults {
+		if err := t.round(ctx, t.draw()); err != nil {
+			return err
+		}
+	}
+	return t.end(ctx)
+}
+
+// The static target with two portals, on ports of its own.
+const (
+	staticNQN   = "nqn.2020-01.com.example:torture"
+	staticUUID  = "11111111-2222-4333-8444-000000000001"
+	staticImage = "/data/static.img"
+)
+
+var staticPorts = []int{4430, 4431}
+
+func (t *campaign) provision(ctx context.Context) error {
+	if _, err := t.storage().Shell(ctx, "truncate -s 16M "+staticImage); err != nil {
+		return err
+	}
+	if err := t.staticTarget(ctx); err != nil {
+		return err
+	}
+	for _, v := range []*cluster.Volume{
+		{Name: "ext4", FSType: "ext4", SizeBytes: 32 << 20},
+		{Name: "xfs", FSType: "xfs", SizeBytes: 320 << 20},
+		{Name: "block", SizeBytes: 16 << 20},
+	} {
+		v.Parameters = map[string]string{"guard": "dm"}
+		if err := t.c.Use(ctx, v, t.node()); err != nil {
+			return err
+		}
+		t.subjects = append(t.subjects, &subject{Volume: v, guard: "dm"})
+	}
+	static := &cluster.Volume{Name: "static", ID: "static-volume", SizeBytes: 16 << 20, Context: map[string]string{
+		"nqn": staticNQN, "uuid": staticUUID, "guard": "dm", "addresses": fmt.Sprintf("%s:%d,%[1]s:%d", t.storage().Addr(), staticPorts[0], staticPorts[1]),
+	}}
+	if err := t.node().StageVolume(ctx, static); err != nil {
+		return err
+	}
+	if err := t.node().PublishVolume(ctx, static, false); err != nil {
+		return err
+	}
+	t.subjects = append(t.subjects, &subject{Volume: static, guard: "dm"})
+	for i, s := range t.subjects {
+		s.start(ctx, t.node(), uint64(i+1))
+	}
+	t.report.Volumes = len(t.subjects)
+	if err := t.notePort(ctx); err != nil {
+		return err
+	}
+	return t.resumed(ctx, time.Now(), nil)
+}
+
+// staticTarget makes the target that nobody of ours manages, complete before it
+// is linked.
+func (t *campaign) staticTarget(ctx context.Context) error {
+	script := fmt.Sprintf(`cd /sys/kernel/config/nvmet; S=subsystems/%s; mkdir $S; echo 1 >$S/attr_allow_any_host
+mkdir $S/namespaces/1; cd $S/namespaces/1; echo %s >device_path; echo %s >device_uuid; echo 1 >enable; cd /sys/kernel/config/nvmet
+for p in %d %d; do mkdir ports/$p; (cd ports/$p; echo tcp >addr_trtype; echo ipv4 >addr_adrfam; echo %s >addr_traddr; echo $p >addr_trsvcid); ln -s $PWD/$S ports/$p/subsystems/; done`,
+		staticNQN, staticImage, staticUUID, staticPorts[0], staticPorts[1], t.storage().Addr())
+	_, err := t.storage().Shell(ctx, script)
+	return err
+}
+
+// portal is the one of the two that the round draws.
+func (t *campaign) portal() int { return staticPorts[t.drawn] }
+
+// draw picks one fault, or two that have nothing to do with each other.
+func (t *campaign) draw() []fault {
+	t.drawn = t.random.IntN(len(staticPorts))
+	first := t.kinds[t.random.IntN(len(t.kinds))]
+	if t.faults-t.injected < 2 || t.random.IntN(10) < 6 {
+		return []fault{first}
+	}
+	for range 20 {
+		second := t.kinds[t.random.IntN(len(t.kinds))]
+		if second.scope&first.scope == 0 {
+			return []fault{first, second}
+		}
+	}
+	return []fault{first}
+}
+
+// round lets faults happen, overlapping if there are two, and waits until every
+// volume serves again.
+func (t *campaign) round(ctx context.Context, faults []fault) error {
+	var kinds []string
+	for _, f := range faults {
+		kinds = append(kinds, f.kind)
+	}
+	kind := strings.Join(kinds, "+")
+	injected := time.Now()
+	if err := t.happen(ctx, faults); err != nil {
+		return fmt.Errorf("%s: %w", kind, err)
+	}
+	healed := time.Now()
+	t.injected += len(faults)
+	if err := t.resumed(ctx, healed, func() error { return t.unhurt() }); err != nil {
+		return fmt.Errorf("%s: %w", kind, err)
+	}
+	o := t.measure(kind, injected, healed)
+	t.report.Outages = append(t.report.Outages, o)
+	name := kind
+	if len(faults) > 1 {
+		name = "overlap"
+	}
+	t.resumes[name] = append(t.resumes[name], time.Duration(o.ResumedAfterHealS*float64(time.Second)))
+	fmt.Printf("%4d/%d %6.1f s  %-32s lasted %5.1f s, I/O waited %5.1f s, back %4.2f s after healing\n",
+		t.injected, t.faults, time.Since(t.began).Seconds(), kind, o.HealedS-o.InjectedS, o.WaitedS, o.ResumedAfterHealS)
+	time.Sleep(time.Duration(300+t.random.IntN(1200)) * time.Millisecond)
+	return t.unhurt()
+}
+
+// happen injects and heals; the second of two begins and ends at its own time.
+func (t *campaign) happen(ctx context.Context, faults []fault) error {
+	type plan struct {
+		fault
+		at, until time.Duration
+	}
+	var plans []plan
+	for _, f := range faults {
+		at := time.Duration(0)
+		if len(plans) > 0 {
+			at = time.Duration(t.random.Int64N(int64(3 * time.Second)))
+		}
+		plans = append(plans, plan{f, at, at + f.lasts(t.random)})
+	}
+	done := make(chan error, len(plans))
+	for _, p := range plans {
+		go func() {
+			time.Sleep(p.at)
+			if err := p.inject(ctx, t); err != nil {
+				done <- fmt.Errorf("inject %s: %w", p.kind, err)
+				return
+			}
+			time.Sleep(p.until - p.at)
+			if err := p.heal(ctx, t); err != nil {
+				done <- fmt.Errorf("heal %s: %w", p.kind, err)
+				return
+			}
+			done <- nil
+		}()
+	}
+	for range plans {
+		if err := <-done; err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// resumeTime is when a volume that does not come back is called lost.
+const resumeTime = 45 * time.Second
+
+// resumed waits until every volume has a write acknowledged after t and is well.
+func (t *campaign) resumed(ctx context.Context, since time.Time, check func() error) error {
+	for _, s := range t.subjects {
+		for end := time.Now().Add(resumeTime); ; time.Sleep(10 * time.Millisecond) {
+			if _, ok := s.log.FirstAfter(since); ok {
+				break
+			}
+			if check != nil {
+				if err := check(); err != nil {
+					return err
+				}
+			}
+			if time.Now().After(end) {
+				h, err := s.health(ctx, t.node())
+				return fmt.Errorf("volume %s does not go on within %s; its health: %q %v", s.Name, resumeTime, h, err)
+			}
+		}
+	}
+	for _, s := range t.subjects {
+		for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+			h, err := s.health(ctx, t.node())
+			if err == nil && h == "" {
+				break
+			}
+			if time.Now().After(end) {
+				return fmt.Errorf("volume %s serves, and its health is still %q %v", s.Name, h, err)
+			}
+		}
+	}
+	return nil
+}
+
+// unhurt fails if a writer has seen an error.
+func (t *campaign) unhurt() error {
+	for _, s := range t.subjects {
+		if e := s.log.Errors(); len(e) > 0 {
+			return fmt.Errorf("the writer of %s saw %d errors: %v", s.Name, len(e), e[:min(3, len(e))])
+		}
+	}
+	return nil
+}
+
+func (t *campaign) measure(kind string, injected, healed time.Time) report.Outage {
+	o := report.Outage{Kind: kind, Guard: "dm", OK: true, InjectedS: injected.Sub(t.began).Seconds(), HealedS: healed.Sub(t.began).Seconds()}
+	for _, s := range t.subjects {
+		first, _ := s.log.FirstAfter(healed)
+		o.ResumedAfterHealS = max(o.ResumedAfterHealS, first.Sub(healed).Seconds())
+		o.WaitedS = max(o.WaitedS, s.log.Stall(injected, first).Seconds())
+	}
+	return o
+}
+
+// powerOn boots the storage host and waits until its port takes connections.
+func (t *campaign) powerOn(ctx context.Context) error {
+	if err := t.storage().PowerOn(ctx); err != nil {
+		return err
+	}
+	if err := t.staticTarget(ctx); err != nil {
+		return err
+	}
+	address := net.JoinHostPort(t.storage().Addr().String(), fmt.Sprint(nvmePort))
+	for {
+		try, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		c, err := t.storage().Dial(try, "tcp", address)
+		cancel()
+		if err == nil {
+			return errors.Join(c.Close(), t.notePort(ctx))
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("the storage host does not listen: %w", err)
+		}
+	}
+}
+
+// notePort writes down which port of the target the managed volumes are on.
+func (t *campaign) notePort(ctx context.Context) error {
+	_, err := t.storage().Shell(ctx, fmt.Sprintf("cd /sys/kernel/config/nvmet/ports; for p in *; do if [ -e $p/subsystems/%s ]; then echo $p >/run/port; fi; done; test -s /run/port", t.subjects[0].Publish["nqn"]))
+	return err
+}

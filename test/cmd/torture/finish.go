@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+)
+
+// end stops the writers, takes the volumes away, reads everything back, deletes,
+// and looks for what is left.
+func (t *campaign) end(ctx context.Context) error {
+	if err := t.node().Terminate(ctx, "ackio"); err != nil {
+		return err
+	}
+	for _, s := range t.subjects {
+		select {
+		case err := <-s.done:
+			if err != nil {
+				return fmt.Errorf("writer of %s: %w", s.Name, err)
+			}
+		case <-time.After(20 * time.Second):
+			return fmt.Errorf("writer of %s hangs", s.Name)
+		}
+	}
+	for _, s := range t.subjects {
+		if err := t.drop(ctx, s); err != nil {
+			return err
+		}
+	}
+	for _, s := range t.subjects {
+		res, err := s.verify(ctx, t.c)
+		if err != nil {
+			return err
+		}
+		fmt.Printf("  %-7s %6d writes acknowledged, %d blocks read back: %d lost, %d wrong, %d errors %v\n", s.Name, s.log.Acked(), res.Blocks, res.Lost, res.Corrupt, len(s.log.Errors()), res.Details)
+		t.report.AckedWrites += s.log.Acked()
+		t.report.LostWrites += res.Lost
+		t.report.CorruptReads += res.Corrupt
+		t.report.IOErrors += len(s.log.Errors())
+		if !s.static() {
+			if err := t.c.Delete(ctx, s.Volume); err != nil {
+				return err
+			}
+		}
+	}
+	if err := t.clean(ctx); err != nil {
+		return err
+	}
+	t.report.Judge()
+	return nil
+}
+
+func (t *campaign) drop(ctx context.Context, s *subject) error {
+	if !s.static() {
+		return t.c.Drop(ctx, s.Volume, t.node())
+	}
+	if err := t.node().UnpublishVolume(ctx, s.Volume); err != nil {
+		return err
+	}
+	return t.node().UnstageVolume(ctx, s.Volume)
+}
+
+// clean takes the static target away and finds nothing left.
+func (t *campaign) clean(ctx context.Context) error {
+	if _, err := t.storage().Shell(ctx, fmt.Sprintf(`cd /sys/kernel/config/nvmet; for p in %d %d; do rm ports/$p/subsystems/*; rmdir ports/$p; done; rmdir subsystems/%s/namespaces/1 subsystems/%[3]s`, staticPorts[0], staticPorts[1], staticNQN)); err != nil {
+		return err
+	}
+	left, err := t.c.Leaks(ctx)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("left behind: %v", left)
+	}
+	return nil
+}
+
+func (t *campaign) print(path string) {
+	fmt.Printf("\n  %-28s %6s %8s %8s %8s\n", "I/O went on after healing", "n", "median", "99 %", "worst")
+	for _, kind := range slices.Sorted(maps.Keys(t.resumes)) {
+		d := slices.Sorted(slices.Values(t.resumes[kind]))
+		fmt.Printf("  %-28s %6d %6.2f s %6.2f s %6.2f s\n", kind, len(d), at(d, 0.5), at(d, 0.99), at(d, 1))
+	}
+	fmt.Printf("\n  Linux %s: %d faults on %d volumes in %s, %d writes acknowledged, %d lost, %d wrong, %d I/O errors, %d manual steps, nothing left behind\n  %s\n",
+		t.report.Kernel, t.injected, t.report.Volumes, time.Since(t.began).Round(time.Second), t.report.AckedWrites, t.report.LostWrites, t.report.CorruptReads, t.report.IOErrors, t.report.ManualSteps, path)
+}
+
+// at is the value at a quantile of sorted durations, in seconds.
+func at(d []time.Duration, q float64) float64 {
+	i := int(q*float64(len(d))+0.5) - 1
+	return d[min(max(i, 0), len(d)-1)].Seconds()
+}

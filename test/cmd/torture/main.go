@@ -1,0 +1,89 @@
+// Command torture keeps writers busy on volumes of every kind while faults from a
+// catalogue happen at random moments, one after another and overlapping. A seed
+// repeats a campaign. It ends with what was acknowledged being read back, and a
+// report.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/test/cluster"
+)
+
+type options struct {
+	faults  int
+	seed    uint64
+	kernel  string
+	only    string
+	noNMP   bool
+	verbose bool
+}
+
+func main() { os.Exit(status()) }
+
+func status() int {
+	var o options
+	flag.IntVar(&o.faults, "faults", 25, "how many faults")
+	flag.Uint64Var(&o.seed, "seed", 0, "repeats a campaign; 0 chooses one")
+	flag.StringVar(&o.kernel, "kernel", "6.12", "kernel series of the machines")
+	flag.StringVar(&o.only, "only", "", "kinds of faults, separated by commas; all if empty")
+	flag.BoolVar(&o.noNMP, "no-multipath", false, "turn native NVMe multipath off on the node")
+	flag.Parse()
+	if o.seed == 0 {
+		o.seed = uint64(time.Now().UnixNano()) % 1_000_000
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintf(os.Stderr, "torture: %v\nrepeat it with -seed %d -faults %d -kernel %s\n", err, o.seed, o.faults, o.kernel)
+		return 1
+	}
+	return 0
+}
+
+func run(ctx context.Context, o options) (err error) {
+	kinds, err := choose(o.only)
+	if err != nil {
+		return err
+	}
+	var args []string
+	if o.noNMP {
+		args = append(args, "nvme_core.multipath=N")
+	}
+	fmt.Printf("torture: %d faults, seed %d, Linux %s, native multipath %v\n", o.faults, o.seed, o.kernel, !o.noNMP)
+	c, err := cluster.Start(ctx, cluster.Config{Name: "torture", Kernel: o.kernel, Volatile: true, NodeArgs: args, Log: func(f string, a ...any) { fmt.Printf("  "+f+"\n", a...) }})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	t := newCampaign(c, o, kinds)
+	if err := t.play(ctx); err != nil {
+		logs, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+		defer cancel()
+		return fmt.Errorf("%w\n--- node plugin ---\n%s\n--- agent ---\n%s", err, tail(c.Nodes[0].PluginLog(logs)), tail(c.Storages[0].Log(logs)))
+	}
+	path := filepath.Join(cluster.Root(), "build", "torture", fmt.Sprintf("report-%s-%d.json", o.kernel, o.seed))
+	if err := t.report.Write(path); err != nil {
+		return err
+	}
+	t.print(path)
+	if !t.report.Passed {
+		return fmt.Errorf("the promise was not kept, see %s", path)
+	}
+	return nil
+}
+
+// tail keeps the end of a log.
+func tail(text string) string {
+	lines := strings.Split(text, "\n")
+	return strings.Join(lines[max(0, len(lines)-80):], "\n")
+}

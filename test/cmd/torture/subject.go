@@ -1,0 +1,119 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/container-storage-interface/spec/lib/go/csi"
+
+	"github.com/holdfast-csi/holdfast/test/ack"
+	"github.com/holdfast-csi/holdfast/test/cluster"
+)
+
+// areaBlocks is how much of a volume its writer uses: 4 MiB.
+const areaBlocks = 1024
+
+// subject is a volume under a writer that checks.
+type subject struct {
+	*cluster.Volume
+	guard string
+	id    uint64
+	log   *ack.Log
+	done  chan error
+}
+
+// kind is how the subject is named in the output.
+func (s *subject) kind() string {
+	if s.FSType == "" {
+		return "block"
+	}
+	return s.FSType
+}
+
+// start runs a writer in the node; what it says is kept here, outside.
+func (s *subject) start(ctx context.Context, n *cluster.Node, id uint64) {
+	s.id, s.log, s.done = id, ack.NewLog(), make(chan error, 1)
+	args := []string{"/usr/local/bin/ackio", "-path", s.File(), "-writer", fmt.Sprint(id), "-blocks", fmt.Sprint(areaBlocks), "-pause", "20ms"}
+	if s.FSType == "" {
+		args = append(args, "-direct")
+	}
+	in, out := io.Pipe()
+	cmd := n.Command(ctx, args...)
+	cmd.Stdout = out
+	go func() {
+		err := cmd.Run()
+		_ = out.Close() // a pipe's Close does not fail
+		s.done <- err
+	}()
+	go func() { _ = s.log.Read(in) }() // ends with the pipe
+}
+
+// health is the one reason that the driver gives; "" if the volume is well.
+func (s *subject) health(ctx context.Context, n *cluster.Node) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	resp, err := n.CSI.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: s.ID})
+	if err != nil {
+		return "", err
+	}
+	for _, h := range resp.GetVolumeHealth().GetHealthStatuses() {
+		return h.GetReason(), nil
+	}
+	return "", nil
+}
+
+// verify reads every acknowledged block back, from the storage host's own file
+// or through a new mount, so that no cache answers for the disk. The volume must
+// be on no node.
+func (s *subject) verify(ctx context.Context, c *cluster.Cluster) (ack.Result, error) {
+	image, err := s.read(ctx, c)
+	if err != nil {
+		return ack.Result{}, err
+	}
+	return s.log.Verify(bytes.NewReader(image), s.id)
+}
+
+func (s *subject) read(ctx context.Context, c *cluster.Cluster) ([]byte, error) {
+	if s.FSType == "" {
+		var image bytes.Buffer
+		cmd := c.Storages[0].Command(ctx, "dd", "if="+s.image(), "bs=4096", fmt.Sprintf("count=%d", areaBlocks), "iflag=direct", "status=none")
+		cmd.Stdout = &image
+		err := cmd.Run()
+		return image.Bytes(), err
+	}
+	n := c.Nodes[0]
+	if err := attach(ctx, c, s.Volume, n); err != nil {
+		return nil, err
+	}
+	b, err := n.Get(ctx, s.File())
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Drop(ctx, s.Volume, n); err != nil {
+		return nil, err
+	}
+	// The file is as long as its last block; what was never written is zero.
+	return append(b, make([]byte, max(0, areaBlocks*ack.BlockSize-len(b)))...), nil
+}
+
+func (s *subject) image() string {
+	if s.static() {
+		return staticImage
+	}
+	return s.Image()
+}
+
+func (s *subject) static() bool { return s.Publish == nil }
+
+func attach(ctx context.Context, c *cluster.Cluster, v *cluster.Volume, n *cluster.Node) error {
+	if err := c.Attach(ctx, v, n); err != nil {
+		return err
+	}
+	if err := n.StageVolume(ctx, v); err != nil {
+		return err
+	}
+	return n.PublishVolume(ctx, v, false)
+}

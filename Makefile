@@ -9,13 +9,16 @@ LDFLAGS := -s -w -X github.com/holdfast-csi/holdfast/internal/app.Version=$(VERS
 # Kernel series that the machine tests run on.
 KERNELS ?= 6.12 6.1
 FUZZTIME ?= 30s
+FAULTS ?= 300
+# 0 chooses one, and prints it.
+SEED ?= 0
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
 PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build demo test unit kernel e2e lint fmt generate bench fuzz deps clean
+.PHONY: help build demo test unit kernel e2e torture lint fmt generate bench fuzz deps clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
@@ -30,6 +33,7 @@ demo: deps ## boot two machines and see volumes survive outages
 
 test: deps ## everything that proves the code: unit, csi-sanity, fuzz seeds, real kernels
 	$(MAKE) --no-print-directory unit kernel e2e
+	$(MAKE) --no-print-directory torture FAULTS=25
 
 unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the race detector
 	$(GO) vet ./... && $(GO) vet -tags vm ./test/... && $(GO) vet -tags kernel ./internal/...
@@ -39,10 +43,14 @@ kernel: deps ## tests of single packages inside a machine, on every kernel of KE
 	$(GO) run ./test/vm/cmd/vmrun -kernel $(shell echo $(KERNELS) | tr ' ' ,) -packages "$(KERNEL_PACKAGES)"
 
 e2e: deps ## tests of the whole product in machines, on every kernel of KERNELS
-	@for k in $(KERNELS); do \
-	  echo "== end to end on Linux $$k"; \
-	  HOLDFAST_KERNEL=$$k $(GO) test -tags vm -count=1 -timeout 40m ./test/e2e/ || exit 1; \
+	@only=; for k in $(KERNELS); do \
+	  echo "== end to end on Linux $$k$${only:+, tests that depend on the kernel}"; \
+	  HOLDFAST_KERNEL=$$k HOLDFAST_KERNEL_TESTS_ONLY=$$only $(GO) test -tags vm -count=1 -timeout 40m ./test/e2e/ || exit 1; \
+	  only=1; \
 	done
+
+torture: deps ## a campaign of faults under writers that check: FAULTS=n SEED=n KERNEL=6.12 MULTIPATH=on|off
+	$(GO) run ./test/cmd/torture -faults $(FAULTS) -seed $(SEED) -kernel $(firstword $(KERNEL) $(KERNELS)) $(if $(filter off,$(MULTIPATH)),-no-multipath)
 
 bench: deps ## stage and publish against the bare sequence of a shell, as ratios
 	$(GO) run ./test/cmd/bench

@@ -42,6 +42,7 @@ func (b *bench) taking(v *cluster.Volume) []call {
 // was lost, after its answer came, and twice at the same time. Each succeeds,
 // nothing is mounted twice, and a session in use is not touched.
 func TestCallsRepeated(t *testing.T) {
+	anyKernel(t)
 	for _, fsType := range []string{"ext4", ""} {
 		v := &cluster.Volume{FSType: fsType}
 		t.Run(kindOf(v), func(t *testing.T) {

@@ -76,6 +76,16 @@ func newBench(t *testing.T, limit time.Duration) *bench {
 	return b
 }
 
+// anyKernel marks a test whose outcome does not depend on the kernel. Where
+// HOLDFAST_KERNEL_TESTS_ONLY is set, which the Makefile does for all kernels but
+// the first, it is left out, and says so.
+func anyKernel(t *testing.T) {
+	t.Helper()
+	if os.Getenv("HOLDFAST_KERNEL_TESTS_ONLY") != "" {
+		t.Skip("does not depend on the kernel, and HOLDFAST_KERNEL_TESTS_ONLY is set")
+	}
+}
+
 // logf is for the cluster, which outlives the test that started it.
 func logf(format string, args ...any) { fmt.Printf("    "+format+"\n", args...) }
 

@@ -51,6 +51,7 @@ const keepFile = "echo kept >/run/kept; debugfs -w -R 'write /run/kept kept' $IM
 
 // TestFormatManaged stages volumes that hold something.
 func TestFormatManaged(t *testing.T) {
+	anyKernel(t)
 	b := newBench(t, 5*time.Minute)
 	b.must(b.storage.PutBytes(b.ctx, gpt(16<<20), "/run/gpt", 0o600))
 	// Programs that would lie: what is on a volume is never asked of them.

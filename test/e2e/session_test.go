@@ -59,6 +59,7 @@ func TestTwentyVolumesOneSession(t *testing.T) {
 // times; every tenth time it is used. Generations grow by one, and an NSID
 // never comes twice under one NQN.
 func TestPublishAgainAHundredTimes(t *testing.T) {
+	anyKernel(t)
 	b := newBench(t, 5*time.Minute)
 	v, neighbour := b.volume("ext4", 16), b.volume("", 4)
 	b.must(b.c.Provision(b.ctx, v))

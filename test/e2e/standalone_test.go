@@ -42,6 +42,7 @@ func (s *standalone) start() {
 // TestStandalone runs a volume's life in one machine through one socket, with
 // the process killed while the volume is written to.
 func TestStandalone(t *testing.T) {
+	anyKernel(t)
 	b := newBench(t, 3*time.Minute)
 	machine := b.node.Machine
 	conn, err := grpc.NewClient("passthrough:///standalone", grpc.WithTransportCredentials(insecure.NewCredentials()),

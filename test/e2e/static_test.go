@@ -17,6 +17,7 @@ import (
 // PersistentVolume: by NSID, by UUID, over two addresses. A namespace that is
 // not the one that is named is not touched.
 func TestStaticVolumes(t *testing.T) {
+	anyKernel(t)
 	b := newBench(t, 4*time.Minute)
 	f := b.target("static", 4421, 4422)
 	for i := 1; i <= 2; i++ {
@@ -97,6 +98,7 @@ func (b *bench) loseAddress(f *foreign, byNSID, byUUID *cluster.Volume) {
 // TestReadOnly: a pod's read-only view of a writable stage, and a volume that
 // is staged read-only.
 func TestReadOnly(t *testing.T) {
+	anyKernel(t)
 	b := newBench(t, 2*time.Minute)
 	v := b.volume("ext4", 16)
 	b.use(v)

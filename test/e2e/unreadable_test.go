@@ -47,6 +47,7 @@ var faults = []faulty{
 // TestFormatUnreadable: a volume that cannot be read is not blank. The volumes
 // are static, because there no storage host vouches for anything.
 func TestFormatUnreadable(t *testing.T) {
+	anyKernel(t)
 	b := newBench(t, 3*time.Minute)
 	f := b.target("faulty", 4421)
 	var vs []*cluster.Volume
@@ -140,6 +141,7 @@ kill -CONT $p; wait $p
 // lets the device be slow. The next call must come to a whole file system, and
 // what holds data must stay as it is meanwhile.
 func TestFormatInterrupted(t *testing.T) {
+	anyKernel(t)
 	b := newBench(t, 3*time.Minute)
 	const wrapper = "/usr/local/bin/mkfs.ext4"
 	defer b.sh("rm -f %s", wrapper)

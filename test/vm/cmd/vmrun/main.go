@@ -6,7 +6,7 @@
 //	vmrun -kernel 6.12,6.1 -packages "./some/package ./other/..." -- -test.v
 //
 // The first form is called by go test, once per package, and boots each time. The second compiles the tests of all
-// packages first and boots once per kernel. A test runs as root, in a directory with its package's testdata, and finds
+// packages first, boots once per kernel, and runs the kernels at the same time. A test runs as root, in a directory with its package's testdata, and finds
 // HOLDFAST_VM=1 and the kernel's series in HOLDFAST_KERNEL. It does not see the source tree.
 package main
 
@@ -76,7 +76,7 @@ func (o options) machine() vm.MachineConfig {
 }
 
 func (o options) lab(series string) vm.LabConfig {
-	cfg := vm.LabConfig{Name: "vmrun", Kernel: series}
+	cfg := vm.LabConfig{Name: "vmrun-" + strings.ReplaceAll(series, ".", "-"), Kernel: series}
 	if o.tools != "" {
 		cfg.Tools = strings.Split(o.tools, ",")
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/test/vm"
@@ -32,19 +33,32 @@ func runPackages(ctx context.Context, o options, flags []string) (int, error) {
 	if len(suites) == 0 {
 		return 1, fmt.Errorf("no package of %s has tests with tags %s", o.packages, o.tags)
 	}
-	failed := false
-	for series := range strings.SplitSeq(o.kernels, ",") {
-		ok, err := runSeries(ctx, o, series, suites, flags)
-		if err != nil {
-			return 1, fmt.Errorf("kernel %s: %w", series, err)
-		}
-		failed = failed || !ok
+	ok, err := runKernels(ctx, o, strings.Split(o.kernels, ","), suites, flags)
+	if err != nil {
+		return 1, err
 	}
-	if failed {
+	if !ok {
 		fmt.Println("FAIL")
 		return 1, nil
 	}
 	return 0, nil
+}
+
+// runKernels runs all kernels at once: the tests wait more than they compute. Each line of output says its kernel.
+func runKernels(ctx context.Context, o options, kernels []string, suites []suite, flags []string) (bool, error) {
+	errs := make([]error, len(kernels))
+	good := make([]bool, len(kernels))
+	var running sync.WaitGroup
+	for i, series := range kernels {
+		running.Go(func() {
+			var err error
+			if good[i], err = runSeries(ctx, o, series, suites, flags); err != nil {
+				errs[i] = fmt.Errorf("kernel %s: %w", series, err)
+			}
+		})
+	}
+	running.Wait()
+	return !slices.Contains(good, false), errors.Join(errs...)
 }
 
 // scratchDir is below the module, where a run that was killed leaves nothing that git or other users see.
@@ -138,13 +152,13 @@ func report(ctx context.Context, o options, m *vm.Machine, series string, s suit
 	code, err := s.run(ctx, m, series, flags, out, out)
 	seconds := time.Since(start).Seconds()
 	if code == 0 && err == nil {
-		fmt.Printf("ok  \t%s\t%.3fs\n", s.name, seconds)
+		fmt.Printf("ok  \t%s\t%.3fs\tLinux %s\n", s.name, seconds, series)
 		return true
 	}
 	_, _ = buffered.WriteTo(os.Stdout) // nothing to do about a closed standard output
 	if err != nil {
 		fmt.Printf("%s\n%s\n", err, m.Console())
 	}
-	fmt.Printf("FAIL\t%s\t%.3fs\n", s.name, seconds)
+	fmt.Printf("FAIL\t%s\t%.3fs\tLinux %s\n", s.name, seconds, series)
 	return false
 }

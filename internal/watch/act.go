@@ -86,6 +86,10 @@ func (w *Watch) complain(act, what string) func(error) {
 
 func (w *Watch) connect(ctx context.Context, f facts, s *sessionMemory) {
 	nqn := f.session.NQN
+	if w.acts.running["connect "+nqn] {
+		s.failures-- // it goes on, and is counted
+		return
+	}
 	w.acts.start(ctx, "connect "+nqn, func() error {
 		ctx, cancel := context.WithTimeout(ctx, connectTime)
 		defer cancel()

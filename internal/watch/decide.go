@@ -91,16 +91,18 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	switch {
 	case v.Table == "":
 		return nil, unguarded(f, v, m)
+	case t.unseen:
+		return nil, m.last()
 	case t.absent && v.Unsettled:
 		return nil, Waiting
 	case t.absent:
 		return nil, Lost
 	case !f.live():
 		m.feeds, m.feedAt = 0, time.Time{}
-		if t.Active && t.Queues {
-			return []order{{act: hold, volume: v, below: t.Path}}, Waiting
+		if !t.Queues {
+			return nil, Waiting
 		}
-		return nil, Waiting
+		return m.hold(f.now, t, v), Waiting
 	case !f.looked:
 		return nil, m.last()
 	}
@@ -108,10 +110,10 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	var wrong *initiator.IdentityError
 	if errors.As(err, &wrong) {
 		m.why = wrong.Error()
-		return holdIf(t, v), Refused
+		return m.hold(f.now, t, v), Refused
 	}
 	if err != nil {
-		return holdIf(t, v), Waiting
+		return m.hold(f.now, t, v), Waiting
 	}
 	p := pathOf(r, ns)
 	if whole(t, p) {
@@ -122,6 +124,7 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	}
 	m.feedAt = f.now.Add(backoff(feedFirst, feedMost, m.feeds))
 	m.feeds++
+	m.holdAt = time.Time{}
 	return []order{{act: feed, volume: v, path: p, ro: ns.ReadOnly}}, Waiting
 }
 
@@ -130,10 +133,13 @@ func whole(t table, p guard.Path) bool {
 	return t.On(p) && t.Queues && !t.Suspended && !t.NewTable && t.SizeBytes == p.SizeBytes
 }
 
-func holdIf(t table, v Volume) []order {
-	if !t.Active {
+// hold paces the holds of a volume: the loop looks again as soon as one has
+// ended, and one that fails, or finds another call at the table, ends at once.
+func (m *volumeMemory) hold(now time.Time, t table, v Volume) []order {
+	if !t.Active || now.Before(m.holdAt) {
 		return nil
 	}
+	m.holdAt = now.Add(holdAgain)
 	return []order{{act: hold, volume: v, below: t.Path}}
 }
 
@@ -176,15 +182,24 @@ func (s *sessionMemory) rescan(now time.Time) []order {
 // policy ends what must end, and asks what has to be known for it.
 func policy(r rules, f facts, v Volume, m *volumeMemory) []order {
 	if n := f.session.Config.CtrlLossTmo; n > 0 && f.now.Sub(m.waitSince) >= time.Duration(n)*time.Second {
-		return []order{{act: end, volume: v, why: Expired}}
+		return m.end(f.now, v, Expired)
 	}
 	if !m.fencedAt.IsZero() && f.now.Sub(m.fencedAt) >= r.grace {
-		return []order{{act: end, volume: v, why: Withdrawn}}
+		return m.end(f.now, v, Withdrawn)
 	}
 	if v.Managed && f.now.Sub(m.waitSince) >= askAfter {
 		return []order{{act: ask, volume: v}}
 	}
 	return nil
+}
+
+// end paces the attempts to end a volume, which may fail at once.
+func (m *volumeMemory) end(now time.Time, v Volume, why Reason) []order {
+	if now.Before(m.endAt) {
+		return nil
+	}
+	m.endAt = now.Add(endAgain)
+	return []order{{act: end, volume: v, why: why}}
 }
 
 func (m *volumeMemory) become(s State, now time.Time) {
@@ -202,11 +217,12 @@ func (m *volumeMemory) last() State {
 }
 
 func (m *volumeMemory) serve(now time.Time) {
-	if m.state != Serving && !m.waitSince.IsZero() {
+	if m.served && !m.waitSince.IsZero() {
 		m.reconnects++
 		m.waited += now.Sub(m.waitSince)
 	}
 	m.become(Serving, now)
+	m.served = true
 	m.waitSince, m.fencedAt, m.why = time.Time{}, time.Time{}, ""
 	if now.Sub(m.since) >= peace {
 		m.feeds, m.feedAt = 0, time.Time{}

@@ -22,10 +22,11 @@ type facts struct {
 	tables     map[string]table
 }
 
-// table is what was found of one; absent if there is none of the name.
+// table is what was found of one: absent if there is none of the name, unseen if
+// it could not be looked at.
 type table struct {
 	guard.State
-	absent bool
+	absent, unseen bool
 }
 
 // live says whether a controller of the session is live.
@@ -34,19 +35,24 @@ func (f facts) live() bool {
 }
 
 // candidate returns the device of v: identity right, a controller with a path
-// to it live.
+// to it live. Without native multipath there can be more than one disk of it.
 func (f facts) candidate(v Volume) (nvmesysfs.Namespace, error) {
-	ns, err := initiator.Match(nvmesysfs.Snapshot{Namespaces: f.namespaces}, v.Identity)
-	if err != nil {
-		return ns, err
+	var reachable []nvmesysfs.Namespace
+	for _, ns := range f.namespaces {
+		if slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool {
+			return c.State == "live" && slices.Contains(ns.Controllers, c.Name)
+		}) {
+			reachable = append(reachable, ns)
+		}
 	}
-	reachable := slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool {
-		return c.State == "live" && slices.Contains(ns.Controllers, c.Name)
-	})
-	if !reachable {
-		return ns, errNoPath
+	ns, err := initiator.Match(nvmesysfs.Snapshot{Namespaces: reachable}, v.Identity)
+	if err == nil {
+		return ns, nil
 	}
-	return ns, nil
+	if _, there := initiator.Match(nvmesysfs.Snapshot{Namespaces: f.namespaces}, v.Identity); there == nil {
+		return nvmesysfs.Namespace{}, errNoPath
+	}
+	return ns, err
 }
 
 // missing says whether a portal of the session has no controller.

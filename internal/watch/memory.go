@@ -42,10 +42,13 @@ type sessionMemory struct {
 type volumeMemory struct {
 	state      State
 	since      time.Time
+	served     bool      // since it was staged, or the plugin started
 	waitSince  time.Time // of the outage; zero if none
 	why        string    // of Refused
 	feedAt     time.Time // not before
 	feeds      int       // in a row without ten seconds of peace
+	holdAt     time.Time // not before
+	endAt      time.Time // not before
 	fencedAt   time.Time // when the storage host first said so
 	reconnects int
 	waited     time.Duration // of the outages that are over
@@ -61,6 +64,8 @@ const (
 	rescanMost   = 5 * time.Second
 	feedFirst    = 100 * time.Millisecond
 	feedMost     = 5 * time.Second
+	holdAgain    = 200 * time.Millisecond
+	endAgain     = time.Second
 	// peace is how long a volume must serve before a failed path counts as the
 	// first again. A device that answers and fails its I/O is fed ever more slowly.
 	peace    = 10 * time.Second

@@ -20,6 +20,7 @@ type seen struct {
 }
 
 type seenSession struct {
+	stale       bool // the last look at it failed
 	controllers []nvmesysfs.Controller
 	namespaces  []nvmesysfs.Namespace
 	volumes     int
@@ -35,7 +36,8 @@ func newSeen() seen {
 }
 
 // observe looks at every session that has volumes: cheaply at all of them, and
-// fully at those that have changed or are not well.
+// fully at those that have changed or are not well. With an error it returns
+// those that it could see: one that is odd must not hold up the others.
 func (w *Watch) observe(volumes []Volume, now time.Time) ([]facts, error) {
 	controllers, err := w.Sysfs.Controllers()
 	if err != nil {
@@ -51,6 +53,7 @@ func (w *Watch) observe(volumes []Volume, now time.Time) ([]facts, error) {
 	}
 	w.noteStrays(volumes, events, now)
 	var out []facts
+	var blind []error
 	for _, f := range bySession(volumes) {
 		f.now = now
 		for _, c := range controllers {
@@ -58,15 +61,19 @@ func (w *Watch) observe(volumes []Volume, now time.Time) ([]facts, error) {
 				f.controllers = append(f.controllers, c)
 			}
 		}
-		if err := w.observeTables(&f, events, full); err != nil {
-			return nil, err
+		tables := w.observeTables(&f, events, full)
+		namespaces := w.observeNamespaces(&f, full)
+		if tables != nil || namespaces != nil {
+			last := w.seen.sessions[f.session.NQN]
+			last.stale = true
+			w.seen.sessions[f.session.NQN] = last
+			blind = append(blind, tables, namespaces)
 		}
-		if err := w.observeNamespaces(&f, full); err != nil {
-			return nil, err
+		if namespaces == nil {
+			out = append(out, f)
 		}
-		out = append(out, f)
 	}
-	return out, nil
+	return out, errors.Join(blind...)
 }
 
 func (w *Watch) events() (map[string]uint32, error) {
@@ -101,6 +108,7 @@ func bySession(volumes []Volume) []facts {
 // observeTables looks at the tables that had an event since the last time, or
 // are not well.
 func (w *Watch) observeTables(f *facts, events map[string]uint32, full bool) error {
+	var blind []error
 	for _, v := range f.volumes {
 		if v.Table == "" {
 			continue
@@ -110,14 +118,17 @@ func (w *Watch) observeTables(f *facts, events map[string]uint32, full bool) err
 		switch {
 		case !there:
 			last = seenTable{table: table{absent: true}}
-		case full || !known || last.absent || last.events != n || !w.well(v.ID):
+		case full || !known || last.absent || last.events != n || !w.well(v.ID) && !v.Ended:
 			s, err := w.Guards.State(v.Table)
 			if errors.Is(err, dm.ErrNotFound) {
 				last = seenTable{table: table{absent: true}}
 				break
 			}
 			if err != nil {
-				return fmt.Errorf("volume %s: %w", v.ID, err)
+				blind = append(blind, fmt.Errorf("volume %s: %w", v.ID, err))
+				delete(w.seen.tables, v.Table)
+				f.tables[v.Table] = table{unseen: true}
+				continue
 			}
 			last = seenTable{events: n, table: table{State: s}}
 		}
@@ -129,7 +140,7 @@ func (w *Watch) observeTables(f *facts, events map[string]uint32, full bool) err
 			delete(w.seen.tables, name)
 		}
 	}
-	return nil
+	return errors.Join(blind...)
 }
 
 // well says whether the last decision found a volume serving.
@@ -144,7 +155,7 @@ func (w *Watch) well(id string) bool {
 func (w *Watch) observeNamespaces(f *facts, full bool) error {
 	nqn := f.session.NQN
 	last := w.seen.sessions[nqn]
-	needed := full || last.volumes != len(f.volumes) || !slices.Equal(last.controllers, f.controllers) ||
+	needed := full || last.stale || last.volumes != len(f.volumes) || !slices.Equal(last.controllers, f.controllers) ||
 		slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && (!w.well(v.ID) || w.failed(f, v)) })
 	if !f.live() || !needed {
 		f.namespaces = last.namespaces

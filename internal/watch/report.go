@@ -66,6 +66,18 @@ func (w *Watch) publish(volumes []Volume) {
 	}
 }
 
+// sayBlind logs once that a look failed, and with what.
+func (w *Watch) sayBlind(err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	if text != w.blind && err != nil {
+		w.Log.Error("the watch cannot see what the kernel has", "err", err)
+	}
+	w.blind = text
+}
+
 // saySession logs each change of a session once: lost, back.
 func (w *Watch) saySession(f facts, s *sessionMemory) {
 	switch live := f.live(); {
@@ -84,7 +96,7 @@ func (w *Watch) sayVolume(v Volume, before, now volumeMemory) {
 	}
 	switch now.state {
 	case Serving:
-		if !before.waitSince.IsZero() && before.state != "" {
+		if before.served && !before.waitSince.IsZero() {
 			w.Log.Info("volume is back, I/O goes on", "volume", v.ID, "after", now.since.Sub(before.waitSince).Round(time.Millisecond))
 		}
 	case Refused:

@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,6 +47,7 @@ type Watch struct {
 	volumes  map[string]*volumeMemory
 	seen     seen
 	acts     acts
+	blind    string // what the last look failed with
 
 	mu      sync.Mutex
 	reports map[string]Report // by volume ID; guarded by mu
@@ -104,8 +106,7 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 		return
 	}
 	all, err := w.observe(volumes, now)
-	if err != nil {
-		w.Log.Error("the watch cannot see what the kernel has", "err", err)
+	if w.sayBlind(err); err != nil && len(all) == 0 {
 		return
 	}
 	r := rules{grace: w.Grace, dev: w.Dev}
@@ -118,6 +119,9 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 			before := *m
 			orders = append(orders, decideVolume(r, f, v, s, m)...)
 			w.sayVolume(v, before, *m)
+		}
+		if f.looked && !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && !w.well(v.ID) }) {
+			s.rescans = 0 // what is missing next is missed for the first time
 		}
 		w.carryOut(ctx, f, s, orders)
 	}

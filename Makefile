@@ -10,6 +10,7 @@ LDFLAGS := -s -w -X github.com/holdfast-csi/holdfast/internal/app.Version=$(VERS
 KERNELS ?= 6.12 6.1
 FUZZTIME ?= 30s
 FAULTS ?= 300
+MOVES ?= 50
 # 0 chooses one, and prints it.
 SEED ?= 0
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -18,7 +19,7 @@ PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build demo test unit kernel e2e torture lint fmt generate bench fuzz deps clean
+.PHONY: help build demo test unit kernel e2e torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
@@ -54,6 +55,9 @@ torture: deps ## a campaign of faults under writers that check: FAULTS=n SEED=n 
 
 bench: deps ## stage and publish against the bare sequence of a shell, as ratios
 	$(GO) run ./test/cmd/bench
+
+moves: deps ## take a volume from a node that is cut off and give it to another, MOVES times
+	$(GO) run ./test/cmd/torture -moves $(MOVES) -kernel $(firstword $(KERNEL) $(KERNELS))
 
 fuzz: ## every fuzz target for FUZZTIME
 	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r d; do \

@@ -35,6 +35,8 @@ type Config struct {
 	Log      func(format string, args ...any)
 	// NodeArgs are passed to the kernel of the nodes.
 	NodeArgs []string
+	// NodeFlags are passed to the node plugin.
+	NodeFlags []string
 }
 
 // Cluster is a running one.
@@ -51,6 +53,7 @@ type Cluster struct {
 	CSI        csi.ControllerClient
 	clusterID  string
 	connect    string
+	nodeFlags  []string
 }
 
 // Storage is a storage host.
@@ -123,7 +126,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{Lab: lab, binary: binary, log: cfg.Log, dir: lab.Dir(), clusterID: "test-" + cfg.Name, connect: cfg.Connect}
+	c := &Cluster{Lab: lab, binary: binary, log: cfg.Log, dir: lab.Dir(), clusterID: "test-" + cfg.Name, connect: cfg.Connect, nodeFlags: cfg.NodeFlags}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.Close())

@@ -51,8 +51,9 @@ func (c *Cluster) join(ctx context.Context, n *Node) error {
 
 // StartPlugin starts the node plugin and waits until it answers.
 func (n *Node) StartPlugin(ctx context.Context) (err error) {
-	n.plugin, err = n.Start(ctx, "node", binPath, "node", "--node-name", n.Name(), "--state-dir", stateDir, "--hosts", hostsFile,
-		"--connect", n.cluster.connect, "--csi-endpoint", "unix:///csi/csi.sock")
+	args := []string{binPath, "node", "--node-name", n.Name(), "--state-dir", stateDir, "--hosts", hostsFile,
+		"--connect", n.cluster.connect, "--csi-endpoint", "unix:///csi/csi.sock", "--metrics-address", "127.0.0.1:9808"}
+	n.plugin, err = n.Start(ctx, "node", append(args, n.cluster.nodeFlags...)...)
 	if err != nil {
 		return err
 	}

@@ -20,30 +20,35 @@ import (
 )
 
 type options struct {
-	faults  int
-	seed    uint64
-	kernel  string
-	only    string
-	noNMP   bool
-	verbose bool
+	faults int
+	seed   uint64
+	kernel string
+	only   string
+	noNMP  bool
+	moves  int
 }
 
-func main() { os.Exit(status()) }
+func main() { os.Exit(exitStatus()) }
 
-func status() int {
+func exitStatus() int {
 	var o options
 	flag.IntVar(&o.faults, "faults", 25, "how many faults")
 	flag.Uint64Var(&o.seed, "seed", 0, "repeats a campaign; 0 chooses one")
 	flag.StringVar(&o.kernel, "kernel", "6.12", "kernel series of the machines")
 	flag.StringVar(&o.only, "only", "", "kinds of faults, separated by commas; all if empty")
 	flag.BoolVar(&o.noNMP, "no-multipath", false, "turn native NVMe multipath off on the node")
+	flag.IntVar(&o.moves, "moves", 0, "move a volume away from a node that is cut off, so many times, instead of the faults")
 	flag.Parse()
 	if o.seed == 0 {
 		o.seed = uint64(time.Now().UnixNano()) % 1_000_000
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, o); err != nil {
+	play := run
+	if o.moves > 0 {
+		play = runMoves
+	}
+	if err := play(ctx, o); err != nil {
 		fmt.Fprintf(os.Stderr, "torture: %v\nrepeat it with -seed %d -faults %d -kernel %s\n", err, o.seed, o.faults, o.kernel)
 		return 1
 	}

@@ -81,8 +81,14 @@ func (c *Client) Load(name string, t Table) error {
 	if t.ReadOnly {
 		flags = unix.DM_READONLY_FLAG
 	}
-	_, err := c.device(request{op: unix.DM_TABLE_LOAD, name: name, flags: flags, targets: 1, payload: t.spec()}, ErrBusy)
-	return err
+	err := c.do(request{op: unix.DM_TABLE_LOAD, name: name, flags: flags, targets: 1, payload: t.spec()}, nil)
+	if errors.Is(err, unix.ENXIO) {
+		// The device, or one that the table names and that is gone.
+		if _, gerr := c.Get(name); gerr == nil {
+			return err
+		}
+	}
+	return wrap(err, ErrBusy)
 }
 
 // spec is struct dm_target_spec and the parameters behind it, in steps of 8 bytes.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -37,13 +38,15 @@ type Guards struct {
 	dm  mapper
 	dev string // "/dev"
 
+	open func(Path) (io.Closer, error) // openPath; the tests have no block devices
+
 	mu   sync.Mutex
 	held map[string]chan struct{} // closed when let go; guarded by mu
 }
 
 // New returns the guards of a device mapper.
 func New(m mapper, dev string) *Guards {
-	return &Guards{dm: m, dev: dev, held: map[string]chan struct{}{}}
+	return &Guards{dm: m, dev: dev, open: openPath, held: map[string]chan struct{}{}}
 }
 
 // Device is what is mounted, or shown to a pod as a block device.
@@ -146,14 +149,11 @@ func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof) (err erro
 		return nil
 	}
 	// From here to the end the number cannot be given to another device.
-	f, err := os.OpenFile(p.Node, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	f, err := g.open(p)
 	if err != nil {
 		return fmt.Errorf("guard %s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := isDevice(f, p); err != nil {
-		return fmt.Errorf("guard %s: %w", name, err)
-	}
 	if err := proof(); err != nil {
 		return fmt.Errorf("guard %s: %w", name, err)
 	}
@@ -163,6 +163,18 @@ func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof) (err erro
 		}
 	}
 	return nil
+}
+
+// openPath opens the node of p, if it is still that device.
+func openPath(p Path) (io.Closer, error) {
+	f, err := os.OpenFile(p.Node, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := isDevice(f, p); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // isDevice says whether an open file is the device of p.
@@ -199,7 +211,9 @@ func plan(s State, p Path) []step {
 	switch {
 	case !s.HasTable:
 		return append(steps, load, resume)
-	case s.Path != p.dev() || s.SizeBytes != p.SizeBytes/sectorSize*sectorSize:
+	case s.Suspended || s.Path != p.dev() || s.SizeBytes != p.SizeBytes/sectorSize*sectorSize:
+		// A suspended target refuses messages (EBUSY) and says it does not queue
+		// even if it will: a fresh table is the way out that needs neither.
 		steps = append(steps, load)
 		if !s.Suspended {
 			steps = append(steps, suspend)
@@ -211,9 +225,6 @@ func plan(s State, p Path) []step {
 	}
 	if !s.Active {
 		steps = append(steps, reinstate)
-	}
-	if s.Suspended {
-		steps = append(steps, resume)
 	}
 	return steps
 }
@@ -227,7 +238,10 @@ func (g *Guards) take(x step, name string, p Path, readOnly bool, proof Proof) e
 			return err
 		}
 		// The new table holds the device itself now; nothing has been sent there.
-		return proof()
+		if err := proof(); err != nil {
+			return errors.Join(err, g.dm.Clear(name)) // or whoever resumes next puts it to use
+		}
+		return nil
 	case suspend:
 		return g.dm.Suspend(name)
 	case resume:
@@ -262,15 +276,32 @@ func (g *Guards) GiveUp(name string) error {
 	if err != nil || !s.HasTable {
 		return err
 	}
+	if s.Suspended { // and refuses messages
+		if err := g.wake(name); err != nil {
+			return fmt.Errorf("guard %s: %w", name, err)
+		}
+	}
 	err = g.dm.Message(name, "fail_if_no_path")
 	if s.Active {
 		// What is below may wait too, and as long as it likes.
 		err = errors.Join(err, g.dm.Message(name, "fail_path "+s.Path))
 	}
-	if s.Suspended {
-		_, rerr := g.dm.Resume(name, dm.NoScan)
-		err = errors.Join(err, rerr)
+	return err
+}
+
+// wake resumes what a killed swap left suspended, on the table it had: whoever
+// could vouch for the new one is gone. ErrBusy if the swap is still under way,
+// and about to resume itself.
+func (g *Guards) wake(name string) error {
+	release, ok := g.tryHold(name)
+	if !ok {
+		return volume.ErrBusy
 	}
+	defer release()
+	if err := g.dm.Clear(name); err != nil {
+		return err
+	}
+	_, err := g.dm.Resume(name, dm.NoScan)
 	return err
 }
 

@@ -32,7 +32,7 @@ func Name(volumeID string, generation uint64) string {
 	sum := sha256.Sum256([]byte(volumeID))
 	label := notPlain.ReplaceAllString(volumeID, "-")
 	label = label[:min(len(label), maxLabel)]
-	return fmt.Sprintf("%s%s-%s-g%d", namePrefix, label, hex.EncodeToString(sum[:4]), generation)
+	return fmt.Sprintf("%s%s-%s-g%d", namePrefix, label, hex.EncodeToString(sum[:8]), generation)
 }
 
 const sectorSize = 512

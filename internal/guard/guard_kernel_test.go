@@ -1,0 +1,667 @@
+//go:build kernel
+
+package guard
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/internal/dm"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+const (
+	fileSize  = 8 << 20
+	blockSize = 4096
+)
+
+// bench is a volume's table on the real kernel.
+type bench struct {
+	t    *testing.T
+	c    *dm.Client
+	g    *Guards
+	name string
+}
+
+var modules sync.Once
+
+// newBench fails without root or the modules: the test was asked for by its
+// build tag.
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	modules.Do(func() { run(t, "modprobe", "-a", "loop", "dm-mod", "dm-multipath", "dm-round-robin") })
+	c, err := dm.Open("/dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bench{t: t, c: c, g: New(c, "/dev"), name: Name(t.Name(), 1)}
+	t.Cleanup(func() {
+		_ = b.g.GiveUp(b.name)
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := b.g.Remove(ctx, b.name); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+		_ = c.Close()
+	})
+	return b
+}
+
+func run(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// sparse makes a file for loop devices.
+func sparse(t *testing.T, size int64) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "disk")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(file, size); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// loop attaches one more device to a file: what came back under another name.
+func loop(t *testing.T, file string) Path {
+	t.Helper()
+	node, err := attach(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { detach(t, node) })
+	return pathOf(t, node)
+}
+
+func attach(file string) (node string, err error) {
+	ctl, err := os.Open("/dev/loop-control")
+	if err != nil {
+		return "", err
+	}
+	defer ctl.Close()
+	n, err := unix.IoctlRetInt(int(ctl.Fd()), unix.LOOP_CTL_GET_FREE)
+	if err != nil {
+		return "", err
+	}
+	backing, err := os.OpenFile(file, os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer backing.Close()
+	dev, err := os.OpenFile(fmt.Sprintf("/dev/loop%d", n), os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer dev.Close()
+	return dev.Name(), unix.IoctlLoopConfigure(int(dev.Fd()), &unix.LoopConfig{Fd: uint32(backing.Fd())})
+}
+
+// detach frees a device as soon as nothing has it open.
+func detach(t *testing.T, node string) {
+	t.Helper()
+	f, err := os.Open(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.IoctlSetInt(int(f.Fd()), unix.LOOP_CLR_FD, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+func pathOf(t *testing.T, node string) Path {
+	t.Helper()
+	f, err := os.Open(node)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	var st unix.Stat_t
+	if err := errors.Join(err, unix.Fstat(int(f.Fd()), &st)); err != nil {
+		t.Fatal(err)
+	}
+	return Path{Disk: filepath.Base(node), Node: node, Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), SizeBytes: size}
+}
+
+func (b *bench) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) ensure(p Path) Device {
+	b.t.Helper()
+	d, err := b.g.Ensure(context.Background(), b.name, p, false, right)
+	b.must(err)
+	return d
+}
+
+func (b *bench) feed(p Path) {
+	b.t.Helper()
+	b.must(b.g.Feed(b.name, p, false, right))
+}
+
+func (b *bench) state() State {
+	b.t.Helper()
+	s, err := b.g.State(b.name)
+	b.must(err)
+	return s
+}
+
+// healthy is what every repair has to end in.
+func (b *bench) healthy(p Path) {
+	b.t.Helper()
+	s := b.state()
+	if !s.On(p) || !s.Queues || s.Suspended || s.NewTable || s.SizeBytes != p.SizeBytes {
+		b.t.Fatalf("not well on %s: %+v", p.dev(), s)
+	}
+	size, err := os.ReadFile("/sys/block/" + s.Disk + "/size")
+	b.must(err)
+	if got := strings.TrimSpace(string(size)); got != fmt.Sprint(p.SizeBytes/sectorSize) {
+		b.t.Fatalf("the device has %s sectors, what is below %d bytes", got, p.SizeBytes)
+	}
+}
+
+// write writes one block past the page cache, in a goroutine of its own.
+func (b *bench) write(d Device, block int64, fill byte) <-chan error {
+	done := make(chan error, 1)
+	go func() { done <- writeBlock(d.Node, block, fill) }()
+	return done
+}
+
+func writeBlock(node string, block int64, fill byte) error {
+	f, err := os.OpenFile(node, os.O_WRONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	buf, err := unix.Mmap(-1, 0, blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	copy(buf, bytes.Repeat([]byte{fill}, blockSize))
+	_, err = f.WriteAt(buf, block*blockSize)
+	return errors.Join(err, f.Close(), unix.Munmap(buf))
+}
+
+func (b *bench) waits(what string, done <-chan error) {
+	b.t.Helper()
+	select {
+	case err := <-done:
+		b.t.Fatalf("%s did not wait: %v", what, err)
+	case <-time.After(300 * time.Millisecond):
+	}
+}
+
+// ends returns how something ended that has to end by now.
+func (b *bench) ends(what string, done <-chan error) error {
+	b.t.Helper()
+	select {
+	case err := <-done:
+		return err
+	case <-time.After(10 * time.Second):
+		b.t.Fatalf("%s does not end; %+v", what, b.state())
+		return nil
+	}
+}
+
+// holds says whether a block of a file holds what was written.
+func (b *bench) holds(file string, block int64, fill byte) {
+	b.t.Helper()
+	f, err := os.Open(file)
+	b.must(err)
+	defer f.Close()
+	got := make([]byte, blockSize)
+	_, err = f.ReadAt(got, block*blockSize)
+	b.must(err)
+	if !bytes.Equal(got, bytes.Repeat([]byte{fill}, blockSize)) {
+		b.t.Fatalf("block %d of %s begins with %x, want %x", block, file, got[:8], fill)
+	}
+}
+
+func TestKernelHold(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	p := loop(t, file)
+	d := b.ensure(p)
+	b.healthy(p)
+	if again := b.ensure(p); again != d {
+		t.Errorf("ensured again: %+v, was %+v", again, d)
+	}
+	b.must(b.ends("write", b.write(d, 0, 'a')))
+	b.holds(file, 0, 'a')
+
+	b.must(b.g.Hold(b.name, p.dev()))
+	if s := b.state(); s.Active || !s.Queues || s.Suspended || s.Path != p.dev() {
+		t.Errorf("held: %+v", s)
+	}
+	w := b.write(d, 1, 'b')
+	b.waits("write", w)
+	b.must(b.g.Hold(b.name, p.dev())) // again changes nothing
+	b.waits("write", w)
+	b.feed(p)
+	b.must(b.ends("write", w))
+	b.holds(file, 1, 'b')
+	b.healthy(p)
+}
+
+func TestKernelSwap(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	old, fresh := loop(t, file), loop(t, file)
+	d := b.ensure(old)
+	b.must(b.g.Hold(b.name, old.dev()))
+	w := b.write(d, 2, 'c')
+	b.waits("write", w)
+	b.feed(fresh)
+	b.must(b.ends("write", w))
+	b.holds(file, 2, 'c')
+	b.healthy(fresh)
+	// Nothing has the old one any more, so that it can go and its number come back.
+	claim, err := os.OpenFile(old.Node, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		t.Fatalf("the old device is still claimed: %v", err)
+	}
+	b.must(claim.Close())
+	if _, err := os.OpenFile(fresh.Node, os.O_RDWR|unix.O_EXCL, 0); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("the new device is not claimed: %v", err)
+	}
+	b.must(b.ends("write", b.write(d, 3, 'd')))
+	b.holds(file, 3, 'd')
+}
+
+// A mounted file system does not notice.
+func TestKernelFilesystem(t *testing.T) {
+	b := newBench(t)
+	file, dir := sparse(t, 64<<20), t.TempDir()
+	old, fresh := loop(t, file), loop(t, file)
+	d := b.ensure(old)
+	run(t, "mkfs.ext4", "-q", d.Node)
+	run(t, "mount", d.Node, dir)
+	mounted := true
+	defer func() {
+		if mounted {
+			run(t, "umount", dir)
+		}
+	}()
+	b.must(b.g.Hold(b.name, old.dev()))
+	done := make(chan error, 1)
+	go func() { done <- writeSynced(filepath.Join(dir, "x")) }()
+	b.waits("fsync", done)
+	b.feed(fresh)
+	b.must(b.ends("fsync", done))
+	run(t, "umount", dir)
+	mounted = false
+	run(t, "e2fsck", "-fn", d.Node)
+	b.healthy(fresh)
+}
+
+func writeSynced(name string) error {
+	f, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString("x")
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func TestKernelGiveUp(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	p := loop(t, file)
+	d := b.ensure(p)
+	b.must(b.g.Hold(b.name, p.dev()))
+	w := b.write(d, 0, 'a')
+	b.waits("write", w)
+
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := b.g.Remove(ctx, b.name); !errors.Is(err, volume.ErrPending) {
+		t.Fatalf("remove while open: %v", err)
+	}
+	b.must(b.g.GiveUp(b.name))
+	if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
+		t.Fatalf("write after giving up: %v", err)
+	}
+	if s := b.state(); s.Queues || s.Active || s.Suspended {
+		t.Errorf("given up: %+v", s)
+	}
+	b.must(b.g.GiveUp(b.name)) // again changes nothing
+	if err := b.ends("write", b.write(d, 0, 'a')); !errors.Is(err, unix.EIO) {
+		t.Errorf("a new write after giving up: %v", err)
+	}
+	b.must(b.g.Remove(context.Background(), b.name))
+	b.must(b.g.Remove(context.Background(), b.name))
+	b.must(b.g.GiveUp(b.name))
+	if _, err := b.g.State(b.name); !errors.Is(err, dm.ErrNotFound) {
+		t.Errorf("state after removal: %v", err)
+	}
+	if list, err := b.g.List(); err != nil || len(list) != 0 {
+		t.Errorf("list after removal: %v, %v", list, err)
+	}
+}
+
+// Giving up ends with Feed, on the same path and on another.
+func TestKernelFeedAfterGiveUp(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	p, other := loop(t, file), loop(t, file)
+	d := b.ensure(p)
+	for i, next := range []Path{p, other, p} {
+		b.must(b.g.GiveUp(b.name))
+		b.feed(next)
+		b.healthy(next)
+		b.must(b.ends("write", b.write(d, int64(i), 'a'+byte(i))))
+		b.holds(file, int64(i), 'a'+byte(i))
+	}
+}
+
+func TestKernelGrowth(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	small := loop(t, file)
+	d := b.ensure(small)
+	b.must(os.Truncate(file, 2*fileSize))
+	large := loop(t, file)
+	if large.SizeBytes != 2*fileSize {
+		t.Fatalf("the second device has %d bytes", large.SizeBytes)
+	}
+	f, err := os.Open(d.Node) // somebody has it open all the time
+	b.must(err)
+	defer f.Close()
+	b.feed(large)
+	b.healthy(large)
+	const last = 2*fileSize/blockSize - 1
+	b.must(b.ends("write", b.write(d, last, 'z')))
+	b.holds(file, last, 'z')
+	// Growth of the device that is below already.
+	b.must(os.Truncate(file, 3*fileSize))
+	run(t, "losetup", "--set-capacity", large.Node)
+	large.SizeBytes = 3 * fileSize
+	b.feed(large)
+	b.healthy(large)
+}
+
+// A table that is larger than what is below is refused when it is put to use;
+// the one before stays, suspended, and the next Feed goes on.
+func TestKernelResumeFails(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	p, other := loop(t, file), loop(t, file)
+	d := b.ensure(p)
+	b.must(b.g.Hold(b.name, p.dev()))
+	w := b.write(d, 1, 'r')
+	b.waits("write", w)
+	wrong := other
+	wrong.SizeBytes += 1 << 20
+	if err := b.g.Feed(b.name, wrong, false, right); !errors.Is(err, unix.EINVAL) {
+		t.Fatalf("got %v", err)
+	}
+	b.waits("write", w)
+	if s := b.state(); s.Path != p.dev() || !s.Suspended {
+		t.Errorf("%+v", s)
+	}
+	b.feed(other)
+	b.must(b.ends("write", w))
+	b.holds(file, 1, 'r')
+	b.healthy(other)
+}
+
+// What was loaded and refused by the proof is not put to use by anybody.
+func TestKernelProofRefused(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	p, other := loop(t, file), loop(t, file)
+	d := b.ensure(p)
+	asked, refused := 0, errors.New("not the right device")
+	err := b.g.Feed(b.name, other, false, func() error {
+		if asked++; asked == 2 {
+			return refused
+		}
+		return nil
+	})
+	if !errors.Is(err, refused) {
+		t.Fatalf("got %v", err)
+	}
+	b.healthy(p)
+	b.must(b.ends("write", b.write(d, 0, 'p')))
+	b.feed(other)
+	b.healthy(other)
+}
+
+func TestKernelReadOnly(t *testing.T) {
+	b := newBench(t)
+	p := loop(t, sparse(t, fileSize))
+	d, err := b.g.Ensure(context.Background(), b.name, p, true, right)
+	b.must(err)
+	b.healthy(p)
+	if ro := run(t, "blockdev", "--getro", d.Node); ro != "1" {
+		t.Errorf("read-only is %s", ro)
+	}
+}
+
+// A number that belongs to another device by now is not put below.
+func TestKernelWrongDevice(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	p, other := loop(t, file), loop(t, file)
+	b.ensure(p)
+	other.Node = p.Node
+	if err := b.g.Feed(b.name, other, false, right); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("another device's node: %v", err)
+	}
+	other.Node = filepath.Join(t.TempDir(), "none")
+	if err := b.g.Feed(b.name, other, false, right); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no node: %v", err)
+	}
+	other.Node = file
+	if err := b.g.Feed(b.name, other, false, right); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("a plain file: %v", err)
+	}
+	b.healthy(p)
+}
+
+// killed is what a process leaves that dies between two steps of a swap from
+// one path to another.
+var killed = map[string]func(c *dm.Client, name string, to Path) error{
+	"loaded":            func(c *dm.Client, name string, to Path) error { return c.Load(name, multipathTable(to, false)) },
+	"suspended":         func(c *dm.Client, name string, _ Path) error { return c.Suspend(name) },
+	"loaded, suspended": loadAndSuspend,
+	"all of it": func(c *dm.Client, name string, to Path) error {
+		_, err := c.Resume(name, dm.NoScan)
+		return errors.Join(loadAndSuspend(c, name, to), err)
+	},
+}
+
+func loadAndSuspend(c *dm.Client, name string, to Path) error {
+	return errors.Join(c.Load(name, multipathTable(to, false)), c.Suspend(name))
+}
+
+// Whatever a killed swap left, and whichever device comes next, a Feed ends
+// with what waited being written.
+func TestKernelFeedHeals(t *testing.T) {
+	for left, kill := range killed {
+		for _, held := range []bool{false, true} {
+			for next := range 3 {
+				if next == 2 && !held {
+					continue // that a third one comes is no matter of what waits
+				}
+				t.Run(fmt.Sprintf("%s/held=%v/next=%d", left, held, next), func(t *testing.T) { feedHeals(t, kill, held, next) })
+			}
+		}
+	}
+}
+
+func feedHeals(t *testing.T, kill func(*dm.Client, string, Path) error, held bool, next int) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	paths := []Path{loop(t, file), loop(t, file), loop(t, file)}
+	d := b.ensure(paths[0])
+	if held {
+		b.must(b.g.Hold(b.name, paths[0].dev()))
+	}
+	b.must(kill(b.c, b.name, paths[1]))
+	w := b.write(d, 5, 'k')
+	if s := b.state(); held || s.Suspended {
+		b.waits("write", w)
+	}
+	b.feed(paths[next])
+	b.must(b.ends("write", w))
+	b.holds(file, 5, 'k')
+	b.healthy(paths[next])
+}
+
+// What an Ensure leaves that was killed is gone on with by the next.
+func TestKernelEnsureHeals(t *testing.T) {
+	for _, left := range []string{"created", "loaded", "loaded another"} {
+		t.Run(left, func(t *testing.T) {
+			b := newBench(t)
+			file := sparse(t, fileSize)
+			p, other := loop(t, file), loop(t, file)
+			_, err := b.c.Create(b.name, Prefix+strings.TrimPrefix(b.name, namePrefix))
+			b.must(err)
+			switch left {
+			case "loaded":
+				b.must(b.c.Load(b.name, multipathTable(p, false)))
+			case "loaded another":
+				b.must(b.c.Load(b.name, multipathTable(other, false)))
+			}
+			if s := b.state(); s.HasTable || s.On(p) {
+				t.Fatalf("before: %+v", s)
+			}
+			b.must(b.g.GiveUp(b.name)) // there is nothing to give up
+			d := b.ensure(p)
+			b.must(b.ends("write", b.write(d, 0, 'e')))
+			b.holds(file, 0, 'e')
+			b.healthy(p)
+		})
+	}
+}
+
+// Giving up ends the waiting whatever a killed swap left, and never puts to use
+// a table that nobody vouches for.
+func TestKernelGiveUpAfterKill(t *testing.T) {
+	for _, left := range []string{"loaded", "suspended", "loaded, suspended"} {
+		t.Run(left, func(t *testing.T) {
+			b := newBench(t)
+			file, wrong := sparse(t, fileSize), sparse(t, fileSize)
+			p, stranger := loop(t, file), loop(t, wrong)
+			d := b.ensure(p)
+			b.must(b.g.Hold(b.name, p.dev()))
+			b.must(killed[left](b.c, b.name, stranger))
+			w := b.write(d, 5, 'k')
+			b.waits("write", w)
+			b.must(b.g.GiveUp(b.name))
+			if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
+				t.Errorf("write: %v", err)
+			}
+			if s := b.state(); s.Queues || s.Suspended || s.Active || s.Path != p.dev() {
+				t.Errorf("given up: %+v", s)
+			}
+			b.holds(wrong, 5, 0)
+			b.feed(p)
+			b.healthy(p)
+		})
+	}
+}
+
+// A swap waits for what is under way below; meanwhile the table can be looked
+// at and given up.
+func TestKernelSwapWaits(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	base, fresh := loop(t, file), loop(t, file)
+	const stuck = "guardtest-stuck"
+	low, err := b.c.Create(stuck, "TEST-"+stuck)
+	b.must(err)
+	defer func() { // once the table above it is gone
+		_ = b.g.Remove(context.Background(), b.name)
+		b.must(b.c.Remove(stuck))
+	}()
+	b.must(b.c.Load(stuck, dm.Table{Sectors: fileSize / sectorSize, Target: "linear", Params: base.dev() + " 0"}))
+	_, err = b.c.Resume(stuck, dm.NoScan)
+	b.must(err)
+	d := b.ensure(pathOf(t, "/dev/"+low.Disk()))
+
+	b.must(b.c.Suspend(stuck))
+	w := b.write(d, 4, 's')
+	b.waits("write", w)
+	fed := make(chan error, 1)
+	go func() { fed <- b.g.Feed(b.name, fresh, false, right) }()
+	b.waits("swap", fed)
+	if err := b.g.Feed(b.name, fresh, false, right); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("a second swap: %v", err)
+	}
+	if s := b.state(); !s.NewTable || s.Suspended {
+		t.Errorf("in the swap: %+v", s)
+	}
+	b.must(b.g.GiveUp(b.name))
+	b.waits("write", w)
+	_, err = b.c.Resume(stuck, dm.NoScan)
+	b.must(err)
+	b.must(b.ends("write", w))
+	b.must(b.ends("swap", fed))
+	b.holds(file, 4, 's')
+	b.healthy(fresh)
+}
+
+func TestKernelList(t *testing.T) {
+	b := newBench(t)
+	p := loop(t, sparse(t, fileSize))
+	_, err := b.c.Create("guardtest-foreign", "TEST-foreign")
+	b.must(err)
+	defer func() { b.must(b.c.Remove("guardtest-foreign")) }()
+	b.ensure(p)
+	before, err := b.g.List()
+	b.must(err)
+	if _, ok := before[b.name]; !ok || len(before) != 1 {
+		t.Fatalf("listed: %v", before)
+	}
+	b.must(b.g.Hold(b.name, p.dev()))
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		after, err := b.g.List()
+		b.must(err)
+		if after[b.name] != before[b.name] {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("a path that failed is no event")
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+// A name may be 127 bytes long and the kernel takes it, whatever the volume is
+// called.
+func TestKernelNames(t *testing.T) {
+	for i, id := range []string{"../../x", strings.Repeat("a", 300), "Ж/\x00\n ", ""} {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			b := newBench(t)
+			b.name = Name(id, 1<<64-1)
+			p := loop(t, sparse(t, fileSize))
+			b.ensure(p)
+			b.healthy(p)
+		})
+	}
+}

@@ -21,7 +21,7 @@ const Prefix = "HOLDFAST-"
 const namePrefix = "holdfast-"
 
 // maxLabel keeps a name with all that is added under the kernel's 127 bytes.
-const maxLabel = 80
+const maxLabel = 72
 
 var notPlain = regexp.MustCompile(`[^A-Za-z0-9.-]+`)
 

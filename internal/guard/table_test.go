@@ -127,7 +127,7 @@ func TestMultipathTable(t *testing.T) {
 	}
 }
 
-var goodName = regexp.MustCompile(`^holdfast-[A-Za-z0-9.-]*-[0-9a-f]{8}-g[0-9]+$`)
+var goodName = regexp.MustCompile(`^holdfast-[A-Za-z0-9.-]*-[0-9a-f]{16}-g[0-9]+$`)
 
 func checkName(t *testing.T, id string, generation uint64) {
 	t.Helper()

@@ -45,12 +45,12 @@ func (h *Host) Disconnect(ctx context.Context, nqn string) error {
 }
 
 func (h *Host) ours(nqn string) ([]nvmesysfs.Controller, error) {
-	state, err := h.fs.Session(nqn)
+	controllers, err := h.controllers(nqn)
 	if err != nil {
 		return nil, fmt.Errorf("session %s: %w", nqn, err)
 	}
 	var ours []nvmesysfs.Controller
-	for _, c := range state.Controllers {
+	for _, c := range controllers {
 		if h.hostNQN == "" || c.HostNQN == "" || strings.EqualFold(h.hostNQN, c.HostNQN) {
 			ours = append(ours, c)
 		}

@@ -98,11 +98,11 @@ func (h *Host) advance(ctx context.Context, s Session, due bool) (p plan, errs [
 }
 
 func (h *Host) plan(s Session) (plan, error) {
-	state, err := h.fs.Session(s.NQN)
+	controllers, err := h.controllers(s.NQN)
 	if err != nil {
 		return plan{}, fmt.Errorf("session %s: %w", s.NQN, err)
 	}
-	return makePlan(state, s)
+	return makePlan(nvmesysfs.Snapshot{Controllers: controllers}, s)
 }
 
 // plan is what sysfs says of a session that is wanted.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -61,16 +62,22 @@ func New(o Options) *Host {
 
 // Live says whether a controller of the subsystem is live.
 func (h *Host) Live(nqn string) (bool, error) {
-	state, err := h.fs.Session(nqn)
+	controllers, err := h.controllers(nqn)
 	if err != nil {
 		return false, fmt.Errorf("session %s: %w", nqn, err)
 	}
-	for _, c := range state.Controllers {
+	for _, c := range controllers {
 		if c.State == stateLive {
 			return true, nil
 		}
 	}
 	return false, nil
+}
+
+// controllers are those of one session.
+func (h *Host) controllers(nqn string) ([]nvmesysfs.Controller, error) {
+	all, err := h.fs.Controllers()
+	return slices.DeleteFunc(all, func(c nvmesysfs.Controller) bool { return c.NQN != nqn }), err
 }
 
 const stateLive = "live"

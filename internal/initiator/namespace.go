@@ -41,7 +41,7 @@ func (h *Host) WaitNamespace(ctx context.Context, id Identity) (nvmesysfs.Namesp
 	nextRescan := time.Now().Add(rescanFirst)
 	var wrongSince time.Time
 	for wait := pollMin; ; wait = min(wait*2, pollMax) {
-		state, err := h.fs.Session(id.NQN)
+		state, err := h.fs.SessionOf(id.NQN, id.NSID)
 		if err != nil {
 			return nvmesysfs.Namespace{}, "", fmt.Errorf("session %s: %w", id.NQN, err)
 		}
@@ -82,11 +82,10 @@ func notUsable(id Identity, err, cause error) error {
 // Rescan asks every live controller of a session to look for namespaces. It
 // does not wait for what comes of it.
 func (h *Host) Rescan(nqn string) error {
-	controllers, err := h.fs.Controllers()
+	controllers, err := h.controllers(nqn)
 	if err != nil {
 		return err
 	}
-	controllers = slices.DeleteFunc(controllers, func(c nvmesysfs.Controller) bool { return c.NQN != nqn })
 	h.rescan(nvmesysfs.Snapshot{Controllers: controllers})
 	return nil
 }

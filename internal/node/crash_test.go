@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +22,8 @@ import (
 
 // flow is a call that is interrupted.
 type flow struct {
+	// guard is the only one with which it makes sense; "" = both.
+	guard node.Guard
 	// prepare makes what the call needs and returns its request.
 	prepare func(*world) node.PublishRequest
 	call    func(context.Context, *world, node.PublishRequest) error
@@ -30,6 +34,9 @@ type flow struct {
 	// dead has a pod's path left from before, which a final refusal forgets with
 	// the record; the kubelet does not.
 	dead bool
+	// newer comes with a newer generation; stray says that the table of the older
+	// one may be left over.
+	newer, stray bool
 }
 
 func blank(fsType string) func(*world) node.PublishRequest {
@@ -68,6 +75,27 @@ func withNeighbour(prepare func(*world) node.PublishRequest) func(*world) node.P
 	}
 }
 
+// afterwards adds what happens before the call.
+func afterwards(prepare func(*world) node.PublishRequest, then ...func(*world, node.PublishRequest)) func(*world) node.PublishRequest {
+	return func(w *world) node.PublishRequest {
+		p := prepare(w)
+		for _, f := range then {
+			f(w, p)
+		}
+		return p
+	}
+}
+
+func synced(w *world, p node.PublishRequest) { w.must(w.proc.Sync(p.StagingPath)) }
+
+func unmounted(w *world, p node.PublishRequest) { w.must(w.proc.Unmount(p.StagingPath)) }
+
+func deviceGone(w *world, p node.PublishRequest) { w.machine.Vanish(p.Attachment.Session.NQN) }
+
+func withdrawn(w *world, p node.PublishRequest) { w.host.Unpublish(p.Attachment.Managed.Ref.Volume) }
+
+func ended(w *world, p node.PublishRequest) { w.must(callEnd(w.ctx(), w, p)) }
+
 func newer(prepare func(*world) node.PublishRequest) func(*world) node.PublishRequest {
 	return func(w *world) node.PublishRequest {
 		return w.publishRequest(w.again(prepare(w).StageRequest), "pod")
@@ -90,6 +118,10 @@ func callUnstage(ctx context.Context, w *world, p node.PublishRequest) error {
 	return w.node.Unstage(ctx, p.VolumeID, p.StagingPath)
 }
 
+func callEnd(ctx context.Context, w *world, p node.PublishRequest) error {
+	return w.node.End(ctx, p.VolumeID, node.Abandoned)
+}
+
 var flows = map[string]flow{
 	"stage blank": {prepare: blank("ext4"), call: callStage},
 	"stage block": {prepare: blank(""), call: callStage},
@@ -99,21 +131,18 @@ var flows = map[string]flow{
 		return p
 	}, call: callStage},
 	"stage beside another": {prepare: withNeighbour(blank("xfs")), call: callStage},
-	"stage after reboot": {prepare: func(w *world) node.PublishRequest {
-		p := published("ext4")(w)
-		w.must(w.proc.Sync(p.StagingPath))
-		w.reboot()
-		return p
-	}, call: callStage, data: "data"},
-	"stage after the device went": {prepare: func(w *world) node.PublishRequest {
-		p := published("ext4")(w)
-		w.must(w.proc.Sync(p.StagingPath))
-		w.machine.Vanish(p.Attachment.Session.NQN)
-		return p
-	}, call: callStage, data: "data", dead: true},
-	"stage newer":                {prepare: newer(published("ext4")), call: callStage, lost: "data"},
-	"stage newer block":          {prepare: newer(published("")), call: callStage, lost: "data"},
-	"stage newer beside another": {prepare: withNeighbour(newer(published("ext4"))), call: callStage, lost: "data"},
+	"stage after reboot": {
+		prepare: afterwards(published("ext4"), synced, func(w *world, _ node.PublishRequest) { w.reboot() }), call: callStage, data: "data",
+	},
+	"stage after the device went": {
+		guard: node.GuardKernel, prepare: afterwards(published("ext4"), synced, deviceGone), call: callStage, data: "data", dead: true,
+	},
+	"stage over another disk": {
+		guard: node.GuardDM, prepare: afterwards(published("ext4"), unmounted, deviceGone), call: callStage, data: "data", dead: true,
+	},
+	"stage newer":                {prepare: newer(published("ext4")), call: callStage, lost: "data", newer: true},
+	"stage newer block":          {prepare: newer(published("")), call: callStage, lost: "data", newer: true},
+	"stage newer beside another": {prepare: withNeighbour(newer(published("ext4"))), call: callStage, lost: "data", newer: true},
 	"publish": {prepare: func(w *world) node.PublishRequest {
 		p := blank("ext4")(w)
 		w.stage(p.StageRequest)
@@ -125,11 +154,12 @@ var flows = map[string]flow{
 		w.stage(p.StageRequest)
 		return p
 	}, call: callPublish},
-	"publish newer":      {prepare: newer(published("ext4")), call: callPublish, lost: "data"},
+	"publish newer":      {prepare: newer(published("ext4")), call: callPublish, lost: "data", newer: true},
 	"unpublish":          {prepare: published("ext4"), call: callUnpublish, data: "*"},
 	"unpublish block":    {prepare: published(""), call: callUnpublish, data: "*"},
 	"unstage":            {prepare: unpublished("ext4"), call: callUnstage, data: "data"},
 	"unstage block":      {prepare: unpublished(""), call: callUnstage, data: "data"},
+	"unstage withdrawn":  {prepare: afterwards(unpublished("ext4"), withdrawn), call: callUnstage, lost: "data"},
 	"unstage one of two": {prepare: withNeighbour(unpublished("ext4")), call: callUnstage, data: "data"},
 	"unstage after it began": {prepare: func(w *world) node.PublishRequest {
 		p := unpublished("xfs")(w)
@@ -138,6 +168,11 @@ var flows = map[string]flow{
 		w.machine.Heal(p.Attachment.Session.NQN)
 		return p
 	}, call: callUnstage, data: "data"},
+	"end":               {guard: node.GuardDM, prepare: published("ext4"), call: callEnd, lost: "data"},
+	"end in an outage":  {guard: node.GuardDM, prepare: afterwards(published(""), deviceGone), call: callEnd, lost: "data"},
+	"stage after end":   {guard: node.GuardDM, prepare: afterwards(unpublished("ext4"), ended), call: callStage, lost: "data"},
+	"publish after end": {guard: node.GuardDM, prepare: afterwards(unpublished(""), deviceGone, ended), call: callPublish, lost: "data"},
+	"unstage after end": {guard: node.GuardDM, prepare: afterwards(unpublished("ext4"), ended), call: callUnstage, lost: "data"},
 }
 
 // blows are the ways in which each step of each flow goes wrong.
@@ -167,49 +202,100 @@ func (w *world) showRecords() { _ = os.Rename(w.stateDir()+".away", w.stateDir()
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	for name, f := range flows {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var want view
-			steps := 0
-			inWorld(t, func(w *world) {
-				p := f.prepare(w)
-				w.proc.Strike(nodetest.Fault{})
-				w.must(f.call(w.ctx(), w, p))
-				steps, want = len(w.proc.Steps()), w.look()
-				f.finish(w, p)
-			})
-			for how, blow := range blows {
-				for at := 1; at <= steps; at++ {
-					for _, giveUp := range []bool{false, true} {
-						inWorld(t, func(w *world) {
-							step := f.interrupt(w, blow, at, giveUp, want)
-							if w.Failed() {
-								w.Errorf("%s at step %d of %d (%s), given up: %v", how, at, steps, step, giveUp)
-							}
-						})
-						if t.Failed() {
-							return
-						}
-					}
-				}
+		for _, g := range []node.Guard{node.GuardKernel, node.GuardDM} {
+			if f.guard != "" && f.guard != g {
+				continue
 			}
-		})
+			t.Run(name+", "+string(g), func(t *testing.T) {
+				t.Parallel()
+				f.interruptAll(t, g)
+			})
+		}
 	}
 }
+
+func (f flow) interruptAll(t *testing.T, g node.Guard) {
+	var want view
+	steps := 0
+	guarded(t, g, func(w *world) {
+		p := f.prepare(w)
+		w.proc.Strike(nodetest.Fault{})
+		w.must(f.call(w.ctx(), w, p))
+		steps, want = len(w.proc.Steps()), w.look()
+		f.finish(w, p)
+	})
+	for how, blow := range blows {
+		for at := 1; at <= steps; at++ {
+			for _, giveUp := range []bool{false, true} {
+				guarded(t, g, func(w *world) {
+					step := f.interrupt(w, blow, at, giveUp, want)
+					if w.Failed() {
+						w.Errorf("%s at step %d of %d (%s), given up: %v", how, at, steps, step, giveUp)
+					}
+				})
+				if t.Failed() {
+					return
+				}
+			}
+		}
+	}
+}
+
+// halved are the steps that can be half done.
+var halved = []string{"Format", "Bind", "Ensure", "GiveUp"}
+
+// watch does what the watch does all the time: whoever still waits gets a
+// session, and a disk below the table.
+func (w *world) watch() {
+	for _, r := range w.node.Current() {
+		if r.Table == "" || r.Ended != node.NotEnded {
+			continue
+		}
+		if err := w.node.Restore(w.within(time.Second), r.Stage.Attachment.Session); err == nil {
+			_ = w.feedOne(r) // what is not the volume's disk is refused
+		}
+	}
+}
+
+// removeStrays is what the watch does with tables of nobody.
+func (w *world) removeStrays() {
+	for _, name := range w.machine.TableNames() {
+		if !slices.ContainsFunc(w.node.Current(), func(r node.Record) bool { return r.Table == name }) {
+			_ = w.proc.Remove(w.within(time.Second), name) // unless something has it open
+		}
+	}
+}
+
+// numbers are those of disks.
+var numbers = regexp.MustCompile(`(dm-|nvme0n)[0-9]+`)
+
+// unnumbered is v without the numbers of disks.
+func (v view) unnumbered() view {
+	for _, list := range []*[]string{&v.Records, &v.Mounts, &v.Supers, &v.Tables} {
+		*list = slices.Clone(*list)
+		for i := range *list {
+			(*list)[i] = numbers.ReplaceAllString((*list)[i], "$1")
+		}
+	}
+	return v
+}
+
+// briefly is for calls that are made again: a second takes the polls of a second.
+func (w *world) briefly() context.Context { return w.within(5 * time.Second) }
 
 // interrupt returns the name of the step that went wrong.
 func (f flow) interrupt(w *world, blow func(*world, int) nodetest.Fault, at int, giveUp bool, want view) string {
 	p := f.prepare(w)
 	fault := blow(w, at)
 	w.proc.Strike(fault)
-	err := f.call(w.within(10*time.Second), w, p)
+	err := f.call(w.briefly(), w, p)
 	first := err
 	w.showRecords()
 	if !w.proc.Struck() {
 		return "not reached" // which of two steps at once comes first is not fixed
 	}
 	step := w.proc.Steps()[at-1]
-	if fault.Blow == nodetest.KillDuring && step != "Format" && step != "Bind" {
+	if fault.Blow == nodetest.KillDuring && !slices.Contains(halved, step) {
 		return step // has no halves
 	}
 	if fault.Blow <= nodetest.KillAfter {
@@ -219,18 +305,25 @@ func (f flow) interrupt(w *world, blow func(*world, int) nodetest.Fault, at int,
 	if rpcerr.Final(err) && fault.Blow == nodetest.Fail && strings.HasPrefix(w.Name(), "TestInterrupted/stage") {
 		w.checkRolledBack(p)
 	}
+	// The table of an older generation is left to the watch.
+	f.stray = step == "Remove" && f.newer
 	if giveUp {
 		f.finish(w, p)
 		return step
 	}
 	for range 2 {
-		if err = f.call(w.ctx(), w, p); err == nil {
+		if err = f.call(w.briefly(), w, p); err == nil {
 			break
 		}
+		w.watch()
 	}
 	w.must(err)
 	w.must(f.call(w.ctx(), w, p))
 	got := w.look()
+	if f.stray {
+		w.removeStrays()
+		got, want = w.look().unnumbered(), want.unnumbered()
+	}
 	if fault.Blow == nodetest.Break {
 		// The second call may have lost what the first could not record.
 		got.Lost, want.Lost = "", ""
@@ -285,16 +378,20 @@ func (f flow) finish(w *world, p node.PublishRequest) {
 			if err = call(); err == nil {
 				return
 			}
+			w.watch()
 		}
 		w.Fatal(fmt.Errorf("%s: %w", what, err))
 	}
 	neighbour := w.target("neighbour")
 	for _, path := range []string{p.TargetPath, neighbour} {
-		do("unpublish", func() error { return w.node.Unpublish(w.ctx(), p.VolumeID, path) })
+		do("unpublish", func() error { return w.node.Unpublish(w.briefly(), p.VolumeID, path) })
 	}
-	do("unstage", func() error { return callUnstage(w.ctx(), w, p) })
+	do("unstage", func() error { return callUnstage(w.briefly(), w, p) })
 	for _, r := range w.node.Records() {
-		do("unstage the other", func() error { return w.node.Unstage(w.ctx(), r.Stage.VolumeID, r.Stage.StagingPath) })
+		do("unstage the other", func() error { return w.node.Unstage(w.briefly(), r.Stage.VolumeID, r.Stage.StagingPath) })
+	}
+	if f.stray {
+		w.removeStrays()
 	}
 	if diff := cmp.Diff(view{Lost: f.lost}, w.look()); diff != "" {
 		w.Errorf("left behind (-want +got):\n%s", diff)

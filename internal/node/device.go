@@ -27,7 +27,7 @@ const (
 
 // path looks at the device that rec staged.
 func (n *Node) path(rec Record) (pathState, error) {
-	s, err := n.Sysfs.Session(rec.nqn())
+	s, err := n.Sysfs.SessionOf(rec.nqn(), rec.Identity().NSID)
 	if err != nil {
 		return 0, fmt.Errorf("session %s: %w", rec.nqn(), err)
 	}

@@ -76,22 +76,21 @@ func TestFormatFails(t *testing.T) {
 	for _, step := range []string{"Format", "FlushDevice", "EndFormat"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				id := w.host.Create(size)
 				r := w.stageRequest(id, "ext4")
-				at := w.stepOf(step, "ext4")
-				w.proc.Strike(nodetest.Fault{At: at, Blow: nodetest.Fail, Err: errors.New("failed")})
+				w.proc.Strike(nodetest.Fault{Step: step, Blow: nodetest.Fail, Err: errors.New("failed")})
 				err := w.node.Stage(w.ctx(), r)
 				if err == nil || rpcerr.Final(err) || !w.proc.Struck() {
-					t.Fatalf("step %d: %v", at, err)
+					w.Fatal(err)
 				}
 				if v := w.look(); len(v.Mounts) > 0 || !w.host.Formatting(id) {
-					t.Errorf("after the failure: %+v, on record %v", v, w.host.Formatting(id))
+					w.Errorf("after the failure: %+v, on record %v", v, w.host.Formatting(id))
 				}
 				w.stage(r)
-				w.wantView(staged())
+				w.wantView(w.staged())
 				if w.host.Formatting(id) {
-					t.Error("the format is still on record")
+					w.Error("the format is still on record")
 				}
 			})
 		})
@@ -102,14 +101,14 @@ func TestFormatFails(t *testing.T) {
 // to, so that the node that comes next finishes the format.
 func TestFormatOnAnotherNode(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		id := w.host.Create(size)
 		w.host.SetFormatting(id, true)
 		w.must(w.host.Medium(id).Tear())
 		r := w.stageRequest(id, "xfs")
 		w.stage(r)
 		if m := w.host.Medium(id); m.Kind() != filesystem.XFS || m.Formats() != 1 || w.host.Formatting(id) {
-			t.Errorf("%s, formatted %d times, on record %v", m.Kind(), m.Formats(), w.host.Formatting(id))
+			w.Errorf("%s, formatted %d times, on record %v", m.Kind(), m.Formats(), w.host.Formatting(id))
 		}
 	})
 }

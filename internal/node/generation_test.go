@@ -19,7 +19,7 @@ func (w *world) again(r node.StageRequest) node.StageRequest {
 
 func TestOlderGeneration(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		old := w.stageRequest(w.host.Create(size), "ext4")
 		r := w.again(old)
 		w.stage(r)
@@ -28,7 +28,7 @@ func TestOlderGeneration(t *testing.T) {
 		w.wantErr(w.node.Stage(w.ctx(), old), volume.ErrUnavailable, "generation 2", "carries 1")
 		w.wantErr(w.node.Publish(w.ctx(), w.publishRequest(old, "a")), volume.ErrUnavailable, "out of date")
 		if c := changes(w.proc.Steps()); len(c) > 0 {
-			t.Errorf("did %v", c)
+			w.Errorf("did %v", c)
 		}
 		w.wantView(before)
 	})
@@ -55,7 +55,7 @@ func TestNewerGeneration(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				neighbour := w.publishRequest(w.stageRequest(w.host.Create(size), "ext4"), "neighbour")
 				if c.neighbour {
 					w.stage(neighbour.StageRequest)
@@ -74,22 +74,22 @@ func TestNewerGeneration(t *testing.T) {
 				w.write(next.TargetPath, "new")
 				for _, m := range w.machine.Mounted() {
 					if len(m) > len(old.TargetPath) && m[:len(old.TargetPath)] == old.TargetPath {
-						t.Errorf("the old path still shows %s", m)
+						w.Errorf("the old path still shows %s", m)
 					}
 				}
 				w.unpublish(next)
 				w.unstage(next.StageRequest)
 				if got, lost := w.host.Medium(id).Data(), w.machine.Lost(); got != "new" || lost != "too late" {
-					t.Errorf("data %q, lost %q", got, lost)
+					w.Errorf("data %q, lost %q", got, lost)
 				}
 				if c.neighbour {
 					if n := w.machine.Ended(neighbour.Attachment.Session.NQN); n != 0 {
-						t.Errorf("the neighbour's session was disconnected %d times", n)
+						w.Errorf("the neighbour's session was disconnected %d times", n)
 					}
 					w.unpublish(neighbour)
 					w.unstage(neighbour.StageRequest)
 					if got := w.host.Medium(neighbour.Attachment.Managed.Ref.Volume).Data(); got != "kept" {
-						t.Errorf("the neighbour's data %q", got)
+						w.Errorf("the neighbour's data %q", got)
 					}
 				}
 				w.wantView(view{Lost: "too late"})
@@ -107,7 +107,7 @@ func TestAllWithdrawn(t *testing.T) {
 		for _, call := range []string{"stage", "unstage"} {
 			t.Run(call, func(t *testing.T) {
 				t.Parallel()
-				inWorld(t, func(w *world) {
+				inWorlds(t, func(w *world) {
 					if stubborn {
 						w.machine.SetStubborn()
 					}
@@ -140,7 +140,7 @@ func TestAllWithdrawn(t *testing.T) {
 // session. Nothing is touched until the kernel has let go of it.
 func TestNewerGenerationNotWithdrawnYet(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		keep := w.stageRequest(w.host.Create(size), "ext4")
 		w.stage(keep)
 		r := w.stageRequest(w.host.Create(size), "ext4")
@@ -149,7 +149,7 @@ func TestNewerGenerationNotWithdrawnYet(t *testing.T) {
 		next := w.again(r)
 		w.wantErr(w.node.Stage(w.within(5*time.Second), next), volume.ErrUnavailable)
 		if v := w.look(); len(v.Mounts) != 2 || v.Sessions != 1 {
-			t.Errorf("while the path is away: %+v", v)
+			w.Errorf("while the path is away: %+v", v)
 		}
 		w.machine.Heal(r.Attachment.Session.NQN)
 		w.stage(next)
@@ -157,7 +157,7 @@ func TestNewerGenerationNotWithdrawnYet(t *testing.T) {
 		w.unstage(keep)
 		w.wantView(nothing)
 		if n := w.machine.Ended(keep.Attachment.Session.NQN); n != 1 {
-			t.Errorf("disconnected %d times", n)
+			w.Errorf("disconnected %d times", n)
 		}
 	})
 }
@@ -166,7 +166,7 @@ func TestNewerGenerationNotWithdrawnYet(t *testing.T) {
 // disconnects it, once.
 func TestSessionShared(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		var all []node.StageRequest
 		for range 3 {
 			r := w.stageRequest(w.host.Create(size), "ext4")
@@ -176,13 +176,13 @@ func TestSessionShared(t *testing.T) {
 		nqn := all[0].Attachment.Session.NQN
 		for i, r := range all {
 			if got := w.machine.Ended(nqn); got != 0 || len(w.machine.Sessions()) != 1 {
-				t.Errorf("after %d unstages: disconnected %d times", i, got)
+				w.Errorf("after %d unstages: disconnected %d times", i, got)
 			}
 			w.unstage(r)
 			w.unstage(r)
 		}
 		if got := w.machine.Ended(nqn); got != 1 {
-			t.Errorf("disconnected %d times, want 1", got)
+			w.Errorf("disconnected %d times, want 1", got)
 		}
 		w.wantView(nothing)
 	})
@@ -194,7 +194,7 @@ func TestSessionSharedAtOnce(t *testing.T) {
 	for _, step := range []string{"Sync", "Unmount", "SuperblockGone", "Disconnect"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				a, b := w.stageRequest(w.host.Create(size), "ext4"), w.stageRequest(w.host.Create(size), "ext4")
 				w.stage(a)
 				w.stage(b)
@@ -210,7 +210,7 @@ func TestSessionSharedAtOnce(t *testing.T) {
 				w.must(<-done)
 				w.wantView(nothing)
 				if got := w.machine.Ended(a.Attachment.Session.NQN); got != 1 {
-					t.Errorf("disconnected %d times, want 1", got)
+					w.Errorf("disconnected %d times, want 1", got)
 				}
 			})
 		})
@@ -224,7 +224,7 @@ func TestStageDuringLastUnstage(t *testing.T) {
 	for _, step := range []string{"Sync", "Unmount", "Disconnect"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				a, b := w.stageRequest(w.host.Create(size), "ext4"), w.stageRequest(w.host.Create(size), "ext4")
 				w.stage(a)
 				entered, open := w.proc.Hold(step)
@@ -247,7 +247,7 @@ func TestStageDuringLastUnstage(t *testing.T) {
 // at who uses the session and its end.
 func TestStageDuringBurial(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		old := w.stageRequest(w.host.Create(size), "ext4")
 		w.stage(old)
 		// Another volume keeps the session alive at the host, and is not staged yet.
@@ -260,7 +260,7 @@ func TestStageDuringBurial(t *testing.T) {
 		go func() { done <- w.node.Stage(w.ctx(), other) }()
 		synctest.Wait()
 		if got := len(w.machine.Mounted()); got != 1 {
-			t.Errorf("%d mounts while the session is being taken down", got)
+			w.Errorf("%d mounts while the session is being taken down", got)
 		}
 		open()
 		w.must(<-done)
@@ -273,7 +273,7 @@ func TestStageDuringBurial(t *testing.T) {
 		w.unstage(next)
 		w.wantView(nothing)
 		if got := w.host.Medium(other.Attachment.Managed.Ref.Volume).Data(); got != "x" {
-			t.Errorf("data %q", got)
+			w.Errorf("data %q", got)
 		}
 	})
 }
@@ -282,7 +282,7 @@ func TestStageDuringBurial(t *testing.T) {
 // the caller's time, with an answer that is not final.
 func TestSessionLockWaits(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		a, b := w.stageRequest(w.host.Create(size), "ext4"), w.stageRequest(w.host.Create(size), "ext4")
 		w.stage(a)
 		entered, open := w.proc.Hold("Disconnect")

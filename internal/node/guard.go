@@ -95,7 +95,9 @@ func (n *Node) guardedPath(s nvmesysfs.Snapshot, rec Record) (pathState, error) 
 	if err != nil {
 		return 0, err
 	}
-	if rec.Ended != NotEnded {
+	// Of another number is one that was made since, and the record's number may
+	// be that of another volume's table.
+	if rec.Ended != NotEnded || rec.Disk != "" && (t.Major != rec.Major || t.Minor != rec.Minor) {
 		return pathGone, nil
 	}
 	ns, err := initiator.Match(s, rec.Identity())
@@ -123,7 +125,13 @@ func (n *Node) end(rec *Record, why Ending) error {
 	if err := n.records.Put(rec.Stage.VolumeID, *rec); err != nil {
 		return err
 	}
-	if rec.Table == "" {
+	return n.failIfEnded(*rec)
+}
+
+// failIfEnded is asked again before anything waits for what uses the table: a
+// crash may have come between the record and the act.
+func (n *Node) failIfEnded(rec Record) error {
+	if rec.Ended == NotEnded || rec.Table == "" {
 		return nil
 	}
 	return n.Guards.GiveUp(rec.Table)

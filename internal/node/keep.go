@@ -21,7 +21,9 @@ func (n *Node) Restore(ctx context.Context, s initiator.Session) error {
 	}
 	defer release()
 	for _, r := range n.records.All() {
-		if r.nqn() == s.NQN && r.BootID == n.BootID && r.Phase != Flushed && r.Ended == NotEnded {
+		// Of what is flushed the unmount may still wait in the table.
+		wanted := r.Phase != Flushed || r.Table != ""
+		if r.nqn() == s.NQN && r.BootID == n.BootID && wanted && r.Ended == NotEnded {
 			return n.Fabric.Restore(ctx, s)
 		}
 	}
@@ -64,12 +66,18 @@ func (n *Node) End(ctx context.Context, volumeID string, why Ending) error {
 	}
 	defer release()
 	rec, err := n.records.Get(volumeID)
-	if err != nil || rec.Ended != NotEnded {
+	if err != nil {
 		return err
+	}
+	switch {
+	case rec.Ended != NotEnded && rec.Table != "":
+		return n.endTable(ctx, rec, rec.Ended) // the first time may have got stuck half-way
+	case rec.Ended != NotEnded:
+		return nil
 	}
 	n.Log.Warn("the waiting of a volume ends: its I/O fails from now on", "volume", volumeID, "why", why, "table", rec.Table)
 	if rec.Table != "" {
-		return n.end(&rec, why)
+		return n.endTable(ctx, rec, why)
 	}
 	dead, err := n.disconnectIfDead(ctx, rec)
 	if err != nil {
@@ -79,4 +87,14 @@ func (n *Node) End(ctx context.Context, volumeID string, why Ending) error {
 		return fmt.Errorf("volume %s has no table of its own (guard kernel) and its session has other volumes: its waiting cannot be ended alone: %w", volumeID, volume.ErrPrecondition)
 	}
 	return n.end(&rec, why)
+}
+
+// endTable ends what waits in the table, and what was sent below before the path
+// was taken out: that waits there until the session is gone.
+func (n *Node) endTable(ctx context.Context, rec Record, why Ending) error {
+	if err := n.end(&rec, why); err != nil {
+		return err
+	}
+	_, err := n.disconnectIfDead(ctx, rec)
+	return err
 }

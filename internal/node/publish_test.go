@@ -24,25 +24,25 @@ func TestPublish(t *testing.T) {
 		content filesystem.Kind
 		want    []string // mounts
 	}{
-		"file system": {fsType: "ext4", want: []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 rw"}},
+		"file system": {fsType: "ext4", want: []string{"STAGING ext4 DISK rw", "pods/a/mount ext4 DISK rw"}},
 		"read-only pod": {
 			fsType: "ext4", change: func(r *node.PublishRequest) { r.TargetReadOnly = true },
-			want: []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 ro"},
+			want: []string{"STAGING ext4 DISK rw", "pods/a/mount ext4 DISK ro"},
 		},
 		"read-only stage": {
 			fsType: "xfs", content: filesystem.XFS, change: func(r *node.PublishRequest) { r.ReadOnly, r.TargetReadOnly = true, true },
-			want: []string{"STAGING xfs nvme0n1 ro", "pods/a/mount xfs nvme0n1 ro"},
+			want: []string{"STAGING xfs DISK ro", "pods/a/mount xfs DISK ro"},
 		},
 		"read-only stage, pod does not say so": {
 			fsType: "xfs", content: filesystem.XFS, change: func(r *node.PublishRequest) { r.ReadOnly = true },
-			want: []string{"STAGING xfs nvme0n1 ro", "pods/a/mount xfs nvme0n1 ro"},
+			want: []string{"STAGING xfs DISK ro", "pods/a/mount xfs DISK ro"},
 		},
-		"block":           {want: []string{"pods/a/mount devtmpfs /nvme0n1 rw"}},
-		"read-only block": {change: func(r *node.PublishRequest) { r.TargetReadOnly = true }, want: []string{"pods/a/mount devtmpfs /nvme0n1 ro"}},
+		"block":           {want: []string{"pods/a/mount devtmpfs /DISK rw"}},
+		"read-only block": {change: func(r *node.PublishRequest) { r.TargetReadOnly = true }, want: []string{"pods/a/mount devtmpfs /DISK ro"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				id := w.host.Create(size)
 				if c.content != "" {
 					w.host.Medium(id).Set(filesystem.Content{Kind: c.content})
@@ -53,21 +53,21 @@ func TestPublish(t *testing.T) {
 				}
 				w.stage(p.StageRequest)
 				w.publish(p)
-				if diff := cmp.Diff(c.want, w.look().Mounts); diff != "" {
-					t.Fatalf("-want +got:\n%s", diff)
+				if diff := cmp.Diff(w.allNamed(c.want), w.look().Mounts); diff != "" {
+					w.Fatalf("-want +got:\n%s", diff)
 				}
 				info, err := os.Stat(p.TargetPath)
 				if err != nil || info.IsDir() != (c.fsType != "") {
-					t.Errorf("target: %v %v", info, err)
+					w.Errorf("target: %v %v", info, err)
 				}
 				w.proc.Strike(nodetest.Fault{})
 				w.publish(p)
 				if again := changes(w.proc.Steps()); len(again) > 0 {
-					t.Errorf("the second call did %v", again)
+					w.Errorf("the second call did %v", again)
 				}
 				w.unpublish(p)
 				if exists(p.TargetPath) {
-					t.Error("the target path is still there")
+					w.Error("the target path is still there")
 				}
 				w.unpublish(p)
 				w.unstage(p.StageRequest)
@@ -93,7 +93,7 @@ func TestPublishUnstaged(t *testing.T) {
 // says that there is one only.
 func TestPublishTwoPods(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r := w.stageRequest(w.host.Create(size), "ext4")
 		a, b := w.publishRequest(r, "a"), w.publishRequest(r, "b")
 		w.stage(r)
@@ -114,25 +114,23 @@ func TestPublishTwoPods(t *testing.T) {
 // that failed, or a reboot, does not keep a volume from its next pod.
 func TestPublishExclusive(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r := w.stageRequest(w.host.Create(size), "ext4")
 		a, b := w.publishRequest(r, "a"), w.publishRequest(r, "b")
 		a.Exclusive, b.Exclusive = true, true
 		w.stage(r)
-		w.proc.Strike(nodetest.Fault{})
 		w.publish(a)
-		bind := len(w.proc.Steps()) // the last step
 		w.publish(a)
 		w.unpublish(a)
-		w.proc.Strike(nodetest.Fault{At: bind, Blow: nodetest.Fail, Err: syscall.ENOMEM})
+		w.proc.Strike(nodetest.Fault{Step: "Bind", Blow: nodetest.Fail, Err: syscall.ENOMEM})
 		w.wantErr(w.node.Publish(w.ctx(), a), volume.ErrUnavailable)
 		w.publish(b)
 		w.wantErr(w.node.Publish(w.ctx(), a), volume.ErrPrecondition, b.TargetPath)
 		w.reboot()
 		w.stage(r)
 		w.publish(a)
-		if got, want := w.look().Mounts, []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 rw"}; cmp.Diff(want, got) != "" {
-			t.Errorf("mounts %v", got)
+		if got, want := w.look().Mounts, w.allNamed([]string{"STAGING ext4 DISK rw", "pods/a/mount ext4 DISK rw"}); cmp.Diff(want, got) != "" {
+			w.Errorf("mounts %v", got)
 		}
 	})
 }
@@ -141,20 +139,20 @@ func TestPublishExclusive(t *testing.T) {
 // publication.
 func TestPublishReplaces(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r := w.stageRequest(w.host.Create(size), "ext4")
 		p := w.publishRequest(r, "a")
 		w.stage(r)
 		w.must(os.MkdirAll(p.TargetPath, 0o750))
 		w.must(w.proc.Bind(w.root, p.TargetPath, false)) // somebody's directory
 		w.publish(p)
-		if got, want := w.look().Mounts, []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 rw"}; cmp.Diff(want, got) != "" {
-			t.Errorf("mounts %v", got)
+		if got, want := w.look().Mounts, w.allNamed([]string{"STAGING ext4 DISK rw", "pods/a/mount ext4 DISK rw"}); cmp.Diff(want, got) != "" {
+			w.Errorf("mounts %v", got)
 		}
 		p.TargetReadOnly = true // and so is one with another mode
 		w.publish(p)
-		if got, want := w.look().Mounts, []string{"STAGING ext4 nvme0n1 rw", "pods/a/mount ext4 nvme0n1 ro"}; cmp.Diff(want, got) != "" {
-			t.Errorf("mounts %v", got)
+		if got, want := w.look().Mounts, w.allNamed([]string{"STAGING ext4 DISK rw", "pods/a/mount ext4 DISK ro"}); cmp.Diff(want, got) != "" {
+			w.Errorf("mounts %v", got)
 		}
 	})
 }
@@ -186,7 +184,7 @@ func TestPublishBlockDeviceAgain(t *testing.T) {
 
 func TestUnpublish(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r := w.stageRequest(w.host.Create(size), "ext4")
 		p := w.publishRequest(r, "a")
 		// A volume that nobody knows, and a path where nothing is.
@@ -196,7 +194,7 @@ func TestUnpublish(t *testing.T) {
 		w.machine.SetBusy(p.TargetPath, true)
 		err := w.node.Unpublish(w.ctx(), p.VolumeID, p.TargetPath)
 		if !errors.Is(err, syscall.EBUSY) || !exists(p.TargetPath) || len(w.look().Mounts) != 2 {
-			t.Errorf("busy: %v, %+v", err, w.look())
+			w.Errorf("busy: %v, %+v", err, w.look())
 		}
 		w.machine.SetBusy(p.TargetPath, false)
 		w.unpublish(p)
@@ -204,14 +202,14 @@ func TestUnpublish(t *testing.T) {
 		w.must(os.MkdirAll(filepath.Join(p.TargetPath, "kept"), 0o750))
 		w.wantErr(w.node.Unpublish(w.ctx(), p.VolumeID, p.TargetPath), volume.ErrUnavailable)
 		if !exists(filepath.Join(p.TargetPath, "kept")) {
-			t.Error("a directory that is not ours was removed")
+			w.Error("a directory that is not ours was removed")
 		}
 	})
 }
 
 func TestConditionAndStats(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		fs, raw := w.publishRequest(w.stageRequest(w.host.Create(size), "ext4"), "a"), w.publishRequest(w.stageRequest(w.host.Create(size), ""), "b")
 		for _, p := range []node.PublishRequest{fs, raw} {
 			w.stage(p.StageRequest)
@@ -225,16 +223,20 @@ func TestConditionAndStats(t *testing.T) {
 		w.wantErr(err, volume.ErrNotFound, raw.TargetPath)
 
 		usage := func(p node.PublishRequest, path string) *filesystem.Usage {
-			t.Helper()
+			w.Helper()
 			u, err := w.node.Stats(w.ctx(), p.VolumeID, path)
 			w.must(err)
 			return u
 		}
 		if u := usage(fs, fs.StagingPath); u == nil || u.TotalBytes != size || u.TotalInodes != 100 {
-			t.Errorf("usage %+v", u)
+			w.Errorf("usage %+v", u)
 		}
 		if u := usage(raw, raw.TargetPath); u == nil || *u != (filesystem.Usage{TotalBytes: size}) {
-			t.Errorf("usage %+v", u)
+			w.Errorf("usage %+v", u)
+		}
+		deleted := node.Condition{State: node.Lost, Message: "deleted"}
+		if w.guard == node.GuardDM {
+			deleted = node.Condition{State: node.Reconnecting, Message: "nothing is lost"}
 		}
 		for _, step := range []struct {
 			do   func(string)
@@ -244,15 +246,15 @@ func TestConditionAndStats(t *testing.T) {
 			{func(string) {}, node.Connected, "connected"},
 			{w.machine.Cut, node.Reconnecting, "nothing is lost"},
 			{w.machine.Heal, node.Connected, "connected"},
-			{w.machine.Vanish, node.Lost, "deleted"},
+			{w.machine.Vanish, deleted.State, deleted.Message},
 		} {
 			step.do(fs.Attachment.Session.NQN)
 			c, err := w.node.Condition(w.ctx(), fs.VolumeID)
 			if err != nil || c.State != step.want || !strings.Contains(c.Message, step.says) {
-				t.Errorf("condition %+v, %v; want %s", c, err, step.want)
+				w.Errorf("condition %+v, %v; want %s", c, err, step.want)
 			}
 			if u := usage(fs, fs.TargetPath); (u != nil) != (step.want == node.Connected) {
-				t.Errorf("%s: usage %+v", step.want, u)
+				w.Errorf("%s: usage %+v", step.want, u)
 			}
 		}
 	})
@@ -263,7 +265,7 @@ func TestConditionAndStats(t *testing.T) {
 // one for every call.
 func TestStatsPathDies(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		p := w.publishRequest(w.stageRequest(w.host.Create(size), "ext4"), "a")
 		w.stage(p.StageRequest)
 		w.publish(p)
@@ -272,7 +274,7 @@ func TestStatsPathDies(t *testing.T) {
 		for range 3 {
 			u, err := w.node.Stats(w.Context(), p.VolumeID, p.TargetPath)
 			if u != nil || err != nil {
-				t.Errorf("usage %+v, %v", u, err)
+				w.Errorf("usage %+v, %v", u, err)
 			}
 		}
 		<-entered
@@ -283,7 +285,7 @@ func TestStatsPathDies(t *testing.T) {
 			}
 		}
 		if looks != 1 {
-			t.Errorf("%d looks hang, want 1", looks)
+			w.Errorf("%d looks hang, want 1", looks)
 		}
 	})
 }

@@ -16,7 +16,7 @@ import (
 func open(w *world) error {
 	_, err := node.New(node.Options{
 		StateDir: w.stateDir(), BootID: w.boot, Fabric: w.proc, Sysfs: w.proc, Mounter: w.proc, Disk: w.proc, Flusher: w.proc,
-		Authorities: w.proc.Authorities, Log: slog.New(slog.DiscardHandler),
+		Guards: w.proc, Authorities: w.proc.Authorities, Log: slog.New(slog.DiscardHandler),
 	})
 	return err
 }
@@ -57,7 +57,7 @@ func TestRecordsDamaged(t *testing.T) {
 // TestRecordSurvives: what is read back is what was asked for.
 func TestRecordSurvives(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r := w.stageRequest(w.host.Create(size), "ext4")
 		r.MountOptions, r.Attachment.Eager = []string{"noatime"}, true
 		p := w.publishRequest(r, "a")
@@ -70,11 +70,11 @@ func TestRecordSurvives(t *testing.T) {
 		if diff := cmp.Diff(before, after, cmp.Comparer(func(a, b node.Attachment) bool {
 			return a.Session.NQN == b.Session.NQN && *a.Managed == *b.Managed && a.Eager == b.Eager
 		})); diff != "" {
-			t.Errorf("-before +after:\n%s", diff)
+			w.Errorf("-before +after:\n%s", diff)
 		}
 		want := map[string]node.Target{p.TargetPath: {ReadOnly: true}}
 		if diff := cmp.Diff(want, after[0].Targets); diff != "" || after[0].Stage.StagingPath != r.StagingPath {
-			t.Errorf("-want +got:\n%s", diff)
+			w.Errorf("-want +got:\n%s", diff)
 		}
 	})
 }

@@ -49,7 +49,7 @@ func TestStageRefused(t *testing.T) {
 	for name, c := range refusals {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				id := w.host.Create(size)
 				r := w.stageRequest(id, "ext4")
 				c.spoil(w, &r)
@@ -57,12 +57,12 @@ func TestStageRefused(t *testing.T) {
 				err := w.node.Stage(w.ctx(), r)
 				w.wantErr(err, c.want)
 				if !rpcerr.Final(err) {
-					t.Errorf("not final: %v", err)
+					w.Errorf("not final: %v", err)
 				}
 				w.wantView(nothing)
 				after, _ := w.host.Medium(id).Probe()
 				if diff := cmp.Diff(before, after); diff != "" || w.host.Medium(id).Formats() > 0 || w.host.Formatting(id) {
-					t.Errorf("something was written: %s", diff)
+					w.Errorf("something was written: %s", diff)
 				}
 			})
 		})
@@ -73,21 +73,29 @@ func TestStageRefused(t *testing.T) {
 // not be final. Every step of the rollback fails once.
 func TestStageRefusedRollbackFails(t *testing.T) {
 	t.Parallel()
-	count := func(w *world, r node.StageRequest) int {
-		w.proc.Strike(nodetest.Fault{})
-		w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrPrecondition)
-		return len(w.proc.Steps())
+	for _, g := range []node.Guard{node.GuardKernel, node.GuardDM} {
+		t.Run(string(g), func(t *testing.T) {
+			t.Parallel()
+			rollbackFails(t, g)
+		})
 	}
-	steps := 0
-	inWorld(t, func(w *world) {
+}
+
+func rollbackFails(t *testing.T, g node.Guard) {
+	refused := func(w *world) node.StageRequest {
 		r := w.stageRequest(w.host.Create(size), "ext4")
 		w.host.Medium(r.Attachment.Identity.UUID).Set(filesystem.Content{Kind: filesystem.Other})
-		steps = count(w, r)
+		return r
+	}
+	steps := 0
+	guarded(t, g, func(w *world) {
+		w.proc.Strike(nodetest.Fault{})
+		w.wantErr(w.node.Stage(w.ctx(), refused(w)), volume.ErrPrecondition)
+		steps = len(w.proc.Steps())
 	})
 	for at := 1; at <= steps; at++ {
-		inWorld(t, func(w *world) {
-			r := w.stageRequest(w.host.Create(size), "ext4")
-			w.host.Medium(r.Attachment.Identity.UUID).Set(filesystem.Content{Kind: filesystem.Other})
+		guarded(t, g, func(w *world) {
+			r := refused(w)
 			w.proc.Strike(nodetest.Fault{At: at, Blow: nodetest.Fail, Err: errors.New("a step failed")})
 			err := w.node.Stage(w.ctx(), r)
 			if rpcerr.Final(err) && cmp.Diff(nothing, w.look()) != "" || err == nil {
@@ -103,7 +111,7 @@ func TestStageRefusedRollbackFails(t *testing.T) {
 // TestStageRollbackAlone: the clean-up does not end with the time of the caller.
 func TestStageRollbackAlone(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r := w.stageRequest(w.host.Create(size), "ext4")
 		w.host.Medium(r.Attachment.Identity.UUID).Set(filesystem.Content{Kind: filesystem.Other})
 		entered, open := w.proc.Hold("Probe")

@@ -21,7 +21,8 @@ type fabric interface {
 
 // observer reads what the kernel shows of a session; nvmesysfs.FS is the real one.
 type observer interface {
-	Session(nqn string) (nvmesysfs.Snapshot, error)
+	// SessionOf reads a session with the namespace of one NSID; 0 is all of them.
+	SessionOf(nqn string, nsid uint32) (nvmesysfs.Snapshot, error)
 	// Disk reads one disk by its name.
 	Disk(name string) (nvmesysfs.Namespace, error)
 	// SetDelayedRemoval says how long a disk outlives its last path; false

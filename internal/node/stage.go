@@ -110,7 +110,10 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 		return false, err
 	}
 	if rec.Ended != NotEnded {
-		// Its I/O fails for good, and so does a file system on it.
+		// Its I/O fails for good, and so does a file system on it. A pod that still
+		// has it ends in another call, which this one must not keep out.
+		ctx, cancel := context.WithTimeout(ctx, buryTime)
+		defer cancel()
 		if err := n.unguard(ctx, *rec); err != nil {
 			return false, err
 		}

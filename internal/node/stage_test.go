@@ -7,19 +7,12 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/node/nodetest"
 	"github.com/holdfast-csi/holdfast/internal/rpcerr"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
-
-// staged is the view of one ext4 volume that is staged and not published.
-func staged() view {
-	return view{Records: []string{"staged nvme0n1 "}, Mounts: []string{"STAGING ext4 nvme0n1 rw"}, Sessions: 1, Supers: []string{"nvme0n1"}}
-}
 
 func TestStage(t *testing.T) {
 	t.Parallel()
@@ -28,45 +21,45 @@ func TestStage(t *testing.T) {
 		readOnly bool
 		options  []string
 		content  filesystem.Content
-		want     view
+		mode     string // of the mount; "" = none
 		formats  int
 		changes  []string
 	}{
 		"blank ext4": {
-			fsType: "ext4", want: staged(), formats: 1,
-			changes: []string{"EnsureSession", "WaitNamespace", "BeginFormat", "Format", "FlushDevice", "EndFormat", "MountDevice"},
+			fsType: "ext4", mode: "rw", formats: 1,
+			changes: []string{"EnsureSession", "WaitNamespace", "Ensure", "BeginFormat", "Format", "FlushDevice", "EndFormat", "MountDevice"},
 		},
 		"blank xfs": {
 			fsType: "xfs", formats: 1,
-			want:    view{Records: []string{"staged nvme0n1 "}, Mounts: []string{"STAGING xfs nvme0n1 rw"}, Sessions: 1, Supers: []string{"nvme0n1"}},
-			changes: []string{"EnsureSession", "WaitNamespace", "BeginFormat", "Format", "FlushDevice", "EndFormat", "MountDevice"},
+			mode:    "rw",
+			changes: []string{"EnsureSession", "WaitNamespace", "Ensure", "BeginFormat", "Format", "FlushDevice", "EndFormat", "MountDevice"},
 		},
 		"ext4 that is there": {
-			fsType: "ext4", content: filesystem.Content{Kind: filesystem.Ext4}, want: staged(),
-			changes: []string{"EnsureSession", "WaitNamespace", "MountDevice"},
+			fsType: "ext4", content: filesystem.Content{Kind: filesystem.Ext4}, mode: "rw",
+			changes: []string{"EnsureSession", "WaitNamespace", "Ensure", "MountDevice"},
 		},
 		"ext4 with errors": {
-			fsType: "ext4", content: filesystem.Content{Kind: filesystem.Ext4, NeedsCheck: true}, want: staged(),
-			changes: []string{"EnsureSession", "WaitNamespace", "Check", "MountDevice"},
+			fsType: "ext4", content: filesystem.Content{Kind: filesystem.Ext4, NeedsCheck: true}, mode: "rw",
+			changes: []string{"EnsureSession", "WaitNamespace", "Ensure", "Check", "MountDevice"},
 		},
 		"read-only": {
 			fsType: "ext4", readOnly: true, content: filesystem.Content{Kind: filesystem.Ext4, NeedsCheck: true},
-			want:    view{Records: []string{"staged nvme0n1 "}, Mounts: []string{"STAGING ext4 nvme0n1 ro"}, Sessions: 1, Supers: []string{"nvme0n1"}},
-			changes: []string{"EnsureSession", "WaitNamespace", "MountDevice"},
+			mode:    "ro",
+			changes: []string{"EnsureSession", "WaitNamespace", "Ensure", "MountDevice"},
 		},
 		"read-only whatever the options say": {
 			fsType: "ext4", readOnly: true, options: []string{"rw"}, content: filesystem.Content{Kind: filesystem.Ext4},
-			want:    view{Records: []string{"staged nvme0n1 "}, Mounts: []string{"STAGING ext4 nvme0n1 ro"}, Sessions: 1, Supers: []string{"nvme0n1"}},
-			changes: []string{"EnsureSession", "WaitNamespace", "MountDevice"},
+			mode:    "ro",
+			changes: []string{"EnsureSession", "WaitNamespace", "Ensure", "MountDevice"},
 		},
 		"block": {
-			content: filesystem.Content{Kind: filesystem.Other}, want: view{Records: []string{"staged nvme0n1 "}, Sessions: 1},
-			changes: []string{"EnsureSession", "WaitNamespace"},
+			content: filesystem.Content{Kind: filesystem.Other},
+			changes: []string{"EnsureSession", "WaitNamespace", "Ensure"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				id := w.host.Create(size)
 				if c.content.Kind != "" {
 					w.host.Medium(id).Set(c.content)
@@ -75,19 +68,19 @@ func TestStage(t *testing.T) {
 				r.ReadOnly, r.MountOptions = c.readOnly, c.options
 				w.proc.Strike(nodetest.Fault{})
 				w.stage(r)
-				if diff := cmp.Diff(c.changes, changes(w.proc.Steps())); diff != "" {
-					t.Errorf("steps (-want +got):\n%s", diff)
+				w.wantChanges(c.changes...)
+				want := view{Records: []string{"staged DISK "}, Sessions: 1, Tables: w.tables()}
+				if c.mode != "" {
+					want.Mounts, want.Supers = []string{"STAGING " + c.fsType + " DISK " + c.mode}, []string{"DISK"}
 				}
-				w.wantView(c.want)
+				w.wantView(want)
 				// Twice is once.
 				w.proc.Strike(nodetest.Fault{})
 				w.stage(r)
-				if again := changes(w.proc.Steps()); len(again) > 0 {
-					t.Errorf("the second call did %v", again)
-				}
-				w.wantView(c.want)
+				w.wantChanges()
+				w.wantView(want)
 				if m := w.host.Medium(id); m.Formats() != c.formats || w.host.Formatting(id) {
-					t.Errorf("formatted %d times, want %d; on record: %v", m.Formats(), c.formats, w.host.Formatting(id))
+					w.Errorf("formatted %d times, want %d; on record: %v", m.Formats(), c.formats, w.host.Formatting(id))
 				}
 				w.unstage(r)
 				w.wantView(nothing)
@@ -102,7 +95,7 @@ func TestStageBusy(t *testing.T) {
 	for _, step := range []string{"EnsureSession", "WaitNamespace", "Status", "Probe", "Format", "MountDevice"} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				r := w.stageRequest(w.host.Create(size), "ext4")
 				entered, open := w.proc.Hold(step)
 				defer open()
@@ -116,12 +109,12 @@ func TestStageBusy(t *testing.T) {
 					"unstage":   w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath),
 				} {
 					if !errors.Is(err, volume.ErrBusy) || rpcerr.Code(err).String() != "Aborted" {
-						t.Errorf("%s meanwhile: %v", what, err)
+						w.Errorf("%s meanwhile: %v", what, err)
 					}
 				}
 				open()
 				w.must(<-first)
-				w.wantView(staged())
+				w.wantView(w.staged())
 			})
 		})
 	}
@@ -131,7 +124,7 @@ func TestStageBusy(t *testing.T) {
 // that shares its session.
 func TestStageOtherVolumeMeanwhile(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		a, b := w.stageRequest(w.host.Create(size), "ext4"), w.stageRequest(w.host.Create(size), "xfs")
 		entered, open := w.proc.Hold("Format")
 		first := make(chan error, 1)
@@ -156,14 +149,14 @@ func TestStageDifferently(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				r := w.stageRequest(w.host.Create(size), "ext4")
 				w.stage(r)
 				other := r
 				change(&other)
 				w.wantErr(w.node.Stage(w.ctx(), other), volume.ErrExists, r.VolumeID, r.StagingPath)
 				w.wantErr(w.node.Publish(w.ctx(), w.publishRequest(other, "a")), volume.ErrExists)
-				w.wantView(staged())
+				w.wantView(w.staged())
 			})
 		})
 	}
@@ -225,16 +218,16 @@ func TestStageUncertain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				r := w.stageRequest(w.host.Create(size), "ext4")
 				c.spoil(w, r)
 				err := w.node.Stage(w.ctx(), r)
 				w.wantErr(err, c.want)
 				if rpcerr.Final(err) {
-					t.Errorf("final: %v", err)
+					w.Errorf("final: %v", err)
 				}
 				if v := w.look(); len(v.Records) != 1 || len(v.Mounts) > 0 || w.host.Medium(r.Attachment.Identity.UUID).Written() {
-					t.Errorf("left %+v", v)
+					w.Errorf("left %+v", v)
 				}
 				if c.mend != nil {
 					c.mend(w, r)
@@ -251,32 +244,37 @@ func TestStageUncertain(t *testing.T) {
 // next call, with the pods' paths taken over.
 func TestStageDead(t *testing.T) {
 	t.Parallel()
-	for name, kill := range map[string]func(*world, node.StageRequest){
-		"device deleted": func(w *world, r node.StageRequest) { w.machine.Vanish(r.Attachment.Session.NQN) },
-		"unmounted by hand": func(w *world, r node.StageRequest) {
-			w.must(w.proc.Unmount(r.StagingPath))
-		},
+	deviceDeleted := func(w *world, r node.StageRequest) { w.machine.Vanish(r.Attachment.Session.NQN) }
+	unmounted := func(w *world, r node.StageRequest) { w.must(w.proc.Unmount(r.StagingPath)) }
+	for name, c := range map[string]struct {
+		guard node.Guard
+		kill  func(*world, node.StageRequest)
+	}{
+		"device deleted":                        {node.GuardKernel, deviceDeleted},
+		"unmounted by hand":                     {node.GuardKernel, unmounted},
+		"unmounted by hand, dm":                 {node.GuardDM, unmounted},
+		"unmounted by hand, device deleted, dm": {node.GuardDM, func(w *world, r node.StageRequest) { unmounted(w, r); deviceDeleted(w, r) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			guarded(t, c.guard, func(w *world) {
 				id := w.host.Create(size)
 				r := w.stageRequest(id, "ext4")
 				p := w.publishRequest(r, "a")
 				w.stage(r)
 				w.publish(p)
-				kill(w, r)
+				c.kill(w, r)
 				w.publish(p)
 				v := w.look()
-				if len(v.Mounts) != 2 || len(v.Supers) != 1 || v.Sessions != 1 || len(v.Records) != 1 {
-					t.Errorf("after the restage: %+v", v)
+				if len(v.Mounts) != 2 || len(v.Supers) != 1 || v.Sessions != 1 || len(v.Records) != 1 || len(v.Tables) != len(w.tables()) {
+					w.Errorf("after the restage: %+v", v)
 				}
 				w.write(p.TargetPath, "new")
 				w.unpublish(p)
 				w.unstage(r)
 				w.wantView(nothing)
 				if m := w.host.Medium(id); m.Data() != "new" || m.Formats() != 1 {
-					t.Errorf("data %q, formatted %d times", m.Data(), m.Formats())
+					w.Errorf("data %q, formatted %d times", m.Data(), m.Formats())
 				}
 			})
 		})
@@ -287,7 +285,7 @@ func TestStageDead(t *testing.T) {
 // not make the unstage forget the device that still has unsaved data.
 func TestStageResumedThenUnstaged(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		id := w.host.Create(size)
 		r := w.stageRequest(id, "ext4")
 		p := w.publishRequest(r, "a")
@@ -304,7 +302,7 @@ func TestStageResumedThenUnstaged(t *testing.T) {
 		w.unstage(r)
 		w.wantView(nothing)
 		if got := w.host.Medium(id).Data(); got != "precious" {
-			t.Errorf("data %q", got)
+			w.Errorf("data %q", got)
 		}
 	})
 }

@@ -154,6 +154,9 @@ func (n *Node) lossIfIO(err error) error {
 // last. Nothing in it saves data: that was flush's part.
 func (n *Node) takeDown(ctx context.Context, rec Record) error {
 	if rec.BootID == n.BootID {
+		if err := n.failIfEnded(rec); err != nil {
+			return err
+		}
 		if err := n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk); err != nil {
 			return err
 		}
@@ -279,7 +282,7 @@ func (n *Node) awaitWithdrawal(ctx context.Context, rec Record) error {
 		return err
 	}
 	return until(ctx, "the kernel still has the withdrawn namespace of "+rec.Disk, func() (bool, error) {
-		s, err := n.Sysfs.Session(rec.nqn())
+		s, err := n.Sysfs.SessionOf(rec.nqn(), rec.Identity().NSID)
 		if err != nil {
 			return false, err
 		}

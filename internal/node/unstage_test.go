@@ -6,8 +6,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/node/nodetest"
@@ -34,21 +32,19 @@ func TestUnstage(t *testing.T) {
 		fsType  string
 		changes []string
 	}{
-		"file system": {"ext4", []string{"Sync", "Unmount", "Disconnect"}},
-		"block":       {"", []string{"FlushDevice", "Disconnect"}},
+		"file system": {"ext4", []string{"Sync", "Unmount", "Remove", "Disconnect"}},
+		"block":       {"", []string{"FlushDevice", "Remove", "Disconnect"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			inWorld(t, func(w *world) {
+			inWorlds(t, func(w *world) {
 				r, data := used(w, c.fsType)
 				w.proc.Strike(nodetest.Fault{})
 				w.unstage(r)
-				if diff := cmp.Diff(c.changes, changes(w.proc.Steps())); diff != "" {
-					t.Errorf("steps (-want +got):\n%s", diff)
-				}
+				w.wantChanges(c.changes...)
 				w.wantView(nothing)
 				if data() != "precious" {
-					t.Errorf("data %q", data())
+					w.Errorf("data %q", data())
 				}
 				w.proc.Strike(nodetest.Fault{})
 				w.unstage(r)
@@ -60,10 +56,10 @@ func TestUnstage(t *testing.T) {
 
 func TestUnstageElsewhere(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r, _ := used(w, "ext4")
 		w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath+"x"), volume.ErrInvalid, r.StagingPath)
-		w.wantView(staged())
+		w.wantView(w.staged())
 	})
 }
 
@@ -71,35 +67,36 @@ func TestUnstageElsewhere(t *testing.T) {
 // phase, and nothing is ever answered with OK.
 func TestUnstageReconnecting(t *testing.T) {
 	t.Parallel()
-	for _, fsType := range []string{"ext4", "xfs", ""} {
-		t.Run("fsType="+fsType, func(t *testing.T) {
-			t.Parallel()
-			inWorld(t, func(w *world) {
-				r, data := used(w, fsType)
-				before := w.look()
-				w.machine.Cut(r.Attachment.Session.NQN)
-				for range 3 {
-					w.proc.Strike(nodetest.Fault{})
-					w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath), volume.ErrPending, "reconnecting")
-					if c := changes(w.proc.Steps()); len(c) > 0 {
-						t.Errorf("did %v", c)
-					}
-				}
-				want := before
-				want.Records = []string{"unstaging nvme0n1 "}
-				w.wantView(want)
-				w.restart()
-				w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath), volume.ErrPending)
-				// A stage has to finish the unstage first, and cannot.
-				w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrPending)
-				w.machine.Heal(r.Attachment.Session.NQN)
-				w.unstage(r)
-				w.wantView(nothing)
-				if data() != "precious" {
-					t.Errorf("data %q", data())
-				}
+	for name, o := range outages {
+		for _, fsType := range []string{"ext4", "xfs", ""} {
+			t.Run(name+", fsType="+fsType, func(t *testing.T) {
+				t.Parallel()
+				guarded(t, o.guard, func(w *world) { unstageReconnecting(w, o, fsType) })
 			})
-		})
+		}
+	}
+}
+
+func unstageReconnecting(w *world, o outage, fsType string) {
+	r, data := used(w, fsType)
+	o.begin(w, r)
+	want := w.look()
+	want.Records = []string{"unstaging DISK "}
+	for range 3 {
+		w.proc.Strike(nodetest.Fault{})
+		w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath), volume.ErrPending, "reconnecting")
+		w.wantChanges()
+	}
+	w.wantView(want)
+	w.restart()
+	w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath), volume.ErrPending)
+	// A stage has to finish the unstage first, and cannot.
+	w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrPending)
+	o.end(w, r)
+	w.unstage(r)
+	w.wantView(nothing)
+	if data() != "precious" {
+		w.Errorf("data %q", data())
 	}
 }
 
@@ -108,50 +105,52 @@ func TestUnstageReconnecting(t *testing.T) {
 // written; no call may take that for done.
 func TestUnstageHangs(t *testing.T) {
 	t.Parallel()
-	for _, step := range []string{"Sync", "Unmount"} {
-		for _, restart := range []bool{false, true} {
-			t.Run(step, func(t *testing.T) {
-				t.Parallel()
-				inWorld(t, func(w *world) {
-					r, data := used(w, "ext4")
-					nqn := r.Attachment.Session.NQN
-					entered, open := w.proc.Hold(step)
-					done := make(chan error, 1)
-					go func() { done <- w.node.Unstage(w.within(2*time.Second), r.VolumeID, r.StagingPath) }()
-					<-entered
-					if step == "Unmount" {
-						// Something was written after the sync: the journal, say.
-						w.write(r.StagingPath, " and late")
-					}
-					w.machine.Cut(nqn)
-					open()
-					w.wantErr(<-done, volume.ErrPending)
-					if restart {
-						w.restart()
-					}
-					for range 2 {
-						w.wantErr(w.node.Unstage(w.within(2*time.Second), r.VolumeID, r.StagingPath), volume.ErrPending)
-						if v := w.look(); len(v.Records) != 1 || v.Sessions != 1 || len(v.Supers) != 1 || v.Lost != "" {
-							t.Fatalf("while the path is away: %+v", v)
-						}
-					}
-					w.machine.Heal(nqn)
-					w.unstage(r)
-					w.wantView(nothing)
-					want := "precious"
-					if step == "Unmount" {
-						want += " and late"
-					}
-					if data() != want {
-						t.Errorf("data %q, want %q", data(), want)
-					}
+	for name, o := range outages {
+		for _, step := range []string{"Sync", "Unmount"} {
+			for _, restart := range []bool{false, true} {
+				t.Run(name+", "+step, func(t *testing.T) {
+					t.Parallel()
+					guarded(t, o.guard, func(w *world) { unstageHangs(w, o, step, restart) })
 				})
-			})
+			}
 		}
 	}
 }
 
-// TestUnstageGone: the kernel deleted the device. There is nothing left to save,
+func unstageHangs(w *world, o outage, step string, restart bool) {
+	r, data := used(w, "ext4")
+	want := "precious"
+	entered, open := w.proc.Hold(step)
+	done := make(chan error, 1)
+	go func() { done <- w.node.Unstage(w.within(2*time.Second), r.VolumeID, r.StagingPath) }()
+	<-entered
+	if step == "Unmount" {
+		// Something was written after the sync: the journal, say.
+		w.write(r.StagingPath, " and late")
+		want += " and late"
+	}
+	o.begin(w, r)
+	open()
+	w.wantErr(<-done, volume.ErrPending)
+	if restart {
+		w.restart()
+	}
+	before := w.look()
+	for range 2 {
+		w.wantErr(w.node.Unstage(w.within(2*time.Second), r.VolumeID, r.StagingPath), volume.ErrPending)
+		if v := w.look(); len(v.Records) != 1 || v.Sessions != before.Sessions || len(v.Supers) != 1 || len(v.Tables) != len(w.tables()) || v.Lost != "" {
+			w.Fatalf("while the path is away: %+v", v)
+		}
+	}
+	o.end(w, r)
+	w.unstage(r)
+	w.wantView(nothing)
+	if data() != want {
+		w.Errorf("data %q, want %q", data(), want)
+	}
+}
+
+// TestUnstageGone: the kernel deleted the device, and no table held it. There is nothing left to save,
 // so the unstage ends, and a namesake of the disk is not touched.
 func TestUnstageGone(t *testing.T) {
 	t.Parallel()
@@ -169,7 +168,7 @@ func TestUnstageGone(t *testing.T) {
 				w.unstage(r)
 				want := view{Lost: "precious"}
 				if fsType == "" {
-					want = staged()
+					want = w.staged()
 					want.Lost = "precious"
 				}
 				w.wantView(want)
@@ -182,17 +181,20 @@ func TestUnstageGone(t *testing.T) {
 // kernel said so.
 func TestUnstageErrorIsLoss(t *testing.T) {
 	t.Parallel()
-	for fsType, step := range map[string]int{"ext4": 4, "": 4} {
-		inWorld(t, func(w *world) {
-			r, _ := used(w, fsType)
-			w.proc.Strike(nodetest.Fault{At: step, Blow: nodetest.Fail, Err: syscall.EIO})
-			err := w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath)
-			w.wantErr(err, volume.ErrDataLoss)
-			if got := rpcerr.Code(err).String(); got != "DataLoss" {
-				t.Errorf("code %s", got)
-			}
-			w.unstage(r)
-			w.wantView(nothing)
+	for fsType, step := range map[string]string{"ext4": "Sync", "": "FlushDevice"} {
+		t.Run(step, func(t *testing.T) {
+			t.Parallel()
+			inWorlds(t, func(w *world) {
+				r, _ := used(w, fsType)
+				w.proc.Strike(nodetest.Fault{Step: step, Blow: nodetest.Fail, Err: syscall.EIO})
+				err := w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath)
+				w.wantErr(err, volume.ErrDataLoss)
+				if got := rpcerr.Code(err).String(); got != "DataLoss" {
+					w.Errorf("code %s", got)
+				}
+				w.unstage(r)
+				w.wantView(nothing)
+			})
 		})
 	}
 }
@@ -201,14 +203,14 @@ func TestUnstageErrorIsLoss(t *testing.T) {
 // directory was lost.
 func TestUnstageUnknown(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		w.must(w.node.Unstage(w.ctx(), "never/seen\x00", w.staging("x")))
 		r, data := used(w, "ext4")
-		w.boot, w.root = "other", t.TempDir() // another state directory
+		w.boot, w.root = "other", w.TempDir() // another state directory
 		w.restart()
 		w.unstage(r)
 		if v := w.look(); len(v.Mounts) > 0 || len(v.Supers) > 0 || v.Lost != "" || data() != "precious" {
-			t.Errorf("%+v, data %q", v, data())
+			w.Errorf("%+v, data %q", v, data())
 		}
 	})
 }
@@ -216,9 +218,9 @@ func TestUnstageUnknown(t *testing.T) {
 // TestUnstageUnknownHangs is TestUnstageHangs without a record.
 func TestUnstageUnknownHangs(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r, data := used(w, "ext4")
-		w.root = t.TempDir()
+		w.root = w.TempDir()
 		w.restart()
 		entered, open := w.proc.Hold("Unmount")
 		done := make(chan error, 1)
@@ -233,7 +235,7 @@ func TestUnstageUnknownHangs(t *testing.T) {
 		synctest.Wait()
 		w.unstage(r)
 		if data() != "precious and late" {
-			t.Errorf("data %q", data())
+			w.Errorf("data %q", data())
 		}
 	})
 }
@@ -241,7 +243,7 @@ func TestUnstageUnknownHangs(t *testing.T) {
 // TestUnstageAfterReboot: what an earlier boot staged is gone but for its record.
 func TestUnstageAfterReboot(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r, _ := used(w, "ext4")
 		w.must(w.node.Stage(w.ctx(), r))
 		w.reboot()
@@ -255,18 +257,16 @@ func TestUnstageAfterReboot(t *testing.T) {
 // TestStageAfterReboot restages without looking for anything of the old boot.
 func TestStageAfterReboot(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		r, data := used(w, "ext4")
 		w.must(w.proc.Sync(r.StagingPath))
 		w.reboot()
 		w.proc.Strike(nodetest.Fault{})
 		w.stage(r)
-		if diff := cmp.Diff([]string{"EnsureSession", "WaitNamespace", "MountDevice"}, changes(w.proc.Steps())); diff != "" {
-			t.Errorf("steps (-want +got):\n%s", diff)
-		}
-		w.wantView(staged())
+		w.wantChanges("EnsureSession", "WaitNamespace", "Ensure", "MountDevice")
+		w.wantView(w.staged())
 		if data() != "precious" {
-			t.Errorf("data %q", data())
+			w.Errorf("data %q", data())
 		}
 		w.publish(w.publishRequest(r, "a"))
 	})
@@ -276,44 +276,71 @@ func TestStageAfterReboot(t *testing.T) {
 // save, and a device that takes nothing does not keep the volume here.
 func TestUnstageNeverMounted(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
-		id := w.host.Create(size)
-		r := w.stageRequest(id, "ext4")
-		w.host.Medium(id).FailReads(syscall.EIO)
-		w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrUnavailable)
-		w.proc.Strike(nodetest.Fault{})
-		w.unstage(r)
-		if diff := cmp.Diff([]string{"Disconnect"}, changes(w.proc.Steps())); diff != "" {
-			t.Errorf("steps (-want +got):\n%s", diff)
-		}
-		w.wantView(nothing)
-	})
+	for name, c := range map[string]struct {
+		spoil   func(*world, node.StageRequest)
+		want    error
+		changes []string
+	}{
+		"not readable": {
+			func(w *world, r node.StageRequest) { w.host.Medium(r.Attachment.Identity.UUID).FailReads(syscall.EIO) },
+			volume.ErrUnavailable, []string{"Disconnect"},
+		},
+		"mount fails": {
+			func(w *world, _ node.StageRequest) {
+				w.proc.Strike(nodetest.Fault{Step: "MountDevice", Blow: nodetest.Fail, Err: syscall.EIO})
+			},
+			syscall.EIO, []string{"Remove", "Disconnect"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inWorlds(t, func(w *world) {
+				r := w.stageRequest(w.host.Create(size), "ext4")
+				c.spoil(w, r)
+				w.wantErr(w.node.Stage(w.ctx(), r), c.want)
+				w.proc.Strike(nodetest.Fault{})
+				w.unstage(r)
+				w.wantChanges(c.changes...)
+				w.wantView(nothing)
+			})
+		})
+	}
 }
 
 // TestUnstageFlushed: once everything is on the storage host's side, what is
 // left is taking away, and for that the path is not needed any more.
 func TestUnstageFlushed(t *testing.T) {
 	t.Parallel()
-	for _, fsType := range []string{"ext4", ""} {
-		t.Run("fsType="+fsType, func(t *testing.T) {
-			t.Parallel()
-			inWorld(t, func(w *world) {
-				r, data := used(w, fsType)
-				entered, open := w.proc.Hold("Disconnect")
-				done := make(chan error, 1)
-				go func() { done <- w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath) }()
-				<-entered
-				w.restart() // the process dies in front of the disconnect
-				w.machine.Cut(r.Attachment.Session.NQN)
-				w.unstage(r)
-				w.wantView(nothing)
-				open()
-				<-done
-				if data() != "precious" {
-					t.Errorf("data %q", data())
-				}
-			})
-		})
+	for name, o := range outages {
+		steps := []string{"Disconnect"}
+		if o.guard == node.GuardDM {
+			steps = append(steps, "Remove")
+		}
+		for _, step := range steps {
+			for _, fsType := range []string{"ext4", ""} {
+				t.Run(name+", "+step+", fsType="+fsType, func(t *testing.T) {
+					t.Parallel()
+					guarded(t, o.guard, func(w *world) { unstageFlushed(w, o, step, fsType) })
+				})
+			}
+		}
+	}
+}
+
+func unstageFlushed(w *world, o outage, step, fsType string) {
+	r, data := used(w, fsType)
+	entered, open := w.proc.Hold(step)
+	done := make(chan error, 1)
+	go func() { done <- w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath) }()
+	<-entered
+	w.restart() // the process dies in front of the step
+	o.begin(w, r)
+	w.unstage(r)
+	w.wantView(nothing)
+	open()
+	<-done
+	if data() != "precious" {
+		w.Errorf("data %q", data())
 	}
 }
 
@@ -322,10 +349,10 @@ func TestUnstageFlushed(t *testing.T) {
 // is not taken for one that is over.
 func TestUnstageAfterCrashInStage(t *testing.T) {
 	t.Parallel()
-	inWorld(t, func(w *world) {
+	inWorlds(t, func(w *world) {
 		id := w.host.Create(size)
 		r := w.stageRequest(id, "ext4")
-		w.proc.Strike(nodetest.Fault{At: w.stepOf("MountDevice", "ext4"), Blow: nodetest.KillAfter})
+		w.proc.Strike(nodetest.Fault{Step: "MountDevice", Blow: nodetest.KillAfter})
 		w.wantErr(w.node.Stage(w.ctx(), r), nodetest.ErrKilled)
 		w.restart()
 		w.write(r.StagingPath, "journal")
@@ -337,7 +364,7 @@ func TestUnstageAfterCrashInStage(t *testing.T) {
 		w.unstage(r)
 		w.wantView(nothing)
 		if got := w.host.Medium(id).Data(); got != "journal" {
-			t.Errorf("data %q", got)
+			w.Errorf("data %q", got)
 		}
 	})
 }

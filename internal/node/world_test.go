@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
 
+	"github.com/holdfast-csi/holdfast/internal/guard"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/node/nodetest"
 	"github.com/holdfast-csi/holdfast/internal/volume"
@@ -32,6 +34,7 @@ type world struct {
 	*testing.T
 	host    *nodetest.Host
 	machine *nodetest.Machine
+	guard   node.Guard
 	root    string
 	boot    string
 	proc    *nodetest.Process
@@ -39,15 +42,33 @@ type world struct {
 }
 
 // inWorld runs test in a bubble of its own: time passes only when everything
-// waits.
+// waits. The volumes have the kernel's guard.
 func inWorld(t *testing.T, test func(w *world)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) { test(newWorld(t)) })
+	guarded(t, node.GuardKernel, test)
 }
 
-func newWorld(t *testing.T) *world {
+// inWorlds runs test once with each guard.
+func inWorlds(t *testing.T, test func(w *world)) {
 	t.Helper()
-	w := &world{T: t, host: nodetest.NewHost(), root: memoryDir(t), boot: "first boot"}
+	for _, g := range []node.Guard{node.GuardKernel, node.GuardDM} {
+		t.Run(string(g), func(t *testing.T) {
+			t.Parallel()
+			guarded(t, g, test)
+		})
+	}
+}
+
+// guarded is inWorld with the guard g.
+func guarded(t *testing.T, g node.Guard, test func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(newWorld(t, g)) })
+}
+
+func newWorld(t *testing.T, g node.Guard) *world {
+	t.Helper()
+	w := &world{T: t, host: nodetest.NewHost(), guard: g, root: memoryDir(t), boot: "first boot"}
+	w.host.SetGuard(g)
 	w.machine = nodetest.New(t, w.host)
 	w.restart()
 	return w
@@ -71,7 +92,7 @@ func (w *world) restart() {
 	w.proc = w.machine.Start(w.host.Authorities)
 	n, err := node.New(node.Options{
 		StateDir: w.stateDir(), BootID: w.boot, Fabric: w.proc, Sysfs: w.proc, Mounter: w.proc, Disk: w.proc, Flusher: w.proc,
-		Authorities: w.proc.Authorities, Log: slog.New(slog.DiscardHandler),
+		Guards: w.proc, Authorities: w.proc.Authorities, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		w.Fatal(err)
@@ -163,12 +184,46 @@ type view struct {
 	Mounts   []string // relative to the root of the world
 	Sessions int
 	Supers   []string
+	Tables   []string
 	Lost     string
+}
+
+// In a view that is wanted DISK is the disk of the first volume that is staged:
+// that of its table if it has one.
+func (w *world) named(text string) string {
+	disk := "nvme0n1"
+	if w.guard == node.GuardDM {
+		disk = "dm-0"
+	}
+	return strings.ReplaceAll(text, "DISK", disk)
+}
+
+func (w *world) allNamed(texts []string) []string {
+	var out []string
+	for _, t := range texts {
+		out = append(out, w.named(t))
+	}
+	return out
+}
+
+// tables are those of one volume for which all is well.
+func (w *world) tables() []string {
+	if w.guard != node.GuardDM {
+		return nil
+	}
+	return []string{"dm-0 over nvme0n1"}
+}
+
+// staged is the view of one ext4 volume that is staged and not published.
+func (w *world) staged() view {
+	return view{
+		Records: []string{"staged DISK "}, Mounts: []string{"STAGING ext4 DISK rw"}, Sessions: 1, Supers: []string{"DISK"}, Tables: w.tables(),
+	}
 }
 
 func (w *world) look() view {
 	w.Helper()
-	v := view{Sessions: len(w.machine.Sessions()), Supers: w.machine.Supers(), Lost: w.machine.Lost()}
+	v := view{Sessions: len(w.machine.Sessions()), Supers: w.machine.Supers(), Tables: w.machine.Tables(), Lost: w.machine.Lost()}
 	for _, r := range w.node.Records() {
 		paths := make([]string, 0, len(r.Targets))
 		for p := range r.Targets {
@@ -193,22 +248,10 @@ func (w *world) short(text string) string {
 
 func (w *world) wantView(want view) {
 	w.Helper()
+	want.Records, want.Mounts, want.Supers = w.allNamed(want.Records), w.allNamed(want.Mounts), w.allNamed(want.Supers)
 	if diff := cmp.Diff(want, w.look()); diff != "" {
 		w.Errorf("-want +got:\n%s", diff)
 	}
-}
-
-// stepOf is which step of a stage of a blank volume is the named one, counted
-// from 1.
-func (w *world) stepOf(name, fsType string) int {
-	w.Helper()
-	other := newWorld(w.T)
-	other.stage(other.stageRequest(other.host.Create(size), fsType))
-	at := slices.Index(other.proc.Steps(), name)
-	if at < 0 {
-		w.Fatalf("no step %s in %v", name, other.proc.Steps())
-	}
-	return at + 1
 }
 
 // wantSteps compares what the process did since Strike.
@@ -217,6 +260,71 @@ func (w *world) wantSteps(want ...string) {
 	if diff := cmp.Diff(want, w.proc.Steps()); diff != "" {
 		w.Errorf("steps (-want +got):\n%s", diff)
 	}
+}
+
+// wantChanges compares what the process changed since Strike. What is done to
+// tables is done with guard dm only.
+func (w *world) wantChanges(want ...string) {
+	w.Helper()
+	if w.guard != node.GuardDM {
+		want = slices.DeleteFunc(slices.Clone(want), func(s string) bool { return s == "Ensure" || s == "GiveUp" || s == "Remove" })
+	}
+	if diff := cmp.Diff(want, changes(w.proc.Steps()), cmpopts.EquateEmpty()); diff != "" {
+		w.Errorf("changes (-want +got):\n%s", diff)
+	}
+}
+
+// feed plays the watch once an outage is over: every volume that still waits
+// gets its disk back below its table.
+func (w *world) feed() {
+	w.Helper()
+	for _, r := range w.node.Current() {
+		if r.Table != "" && r.Ended == node.NotEnded {
+			w.must(w.feedOne(r))
+		}
+	}
+}
+
+func (w *world) feedOne(r node.Record) error {
+	return w.machine.Feed(r.Table, r.Identity(), func(p guard.Path) guard.Proof { return w.node.Proof(r.Stage.VolumeID, p) })
+}
+
+// outage is a way in which the path to a volume goes and comes back.
+type outage struct {
+	guard      node.Guard
+	begin, end func(*world, node.StageRequest)
+}
+
+var outages = map[string]outage{
+	"kernel": {
+		node.GuardKernel,
+		func(w *world, r node.StageRequest) { w.machine.Cut(r.Attachment.Session.NQN) },
+		func(w *world, r node.StageRequest) { w.machine.Heal(r.Attachment.Session.NQN) },
+	},
+	"dm": {
+		node.GuardDM,
+		func(w *world, r node.StageRequest) { w.machine.Cut(r.Attachment.Session.NQN) },
+		func(w *world, r node.StageRequest) { w.machine.Heal(r.Attachment.Session.NQN) },
+	},
+	"dm, noticed by the watch": {
+		node.GuardDM,
+		func(w *world, r node.StageRequest) {
+			w.machine.Cut(r.Attachment.Session.NQN)
+			w.machine.HoldBack(r.Attachment.Session.NQN)
+		},
+		func(w *world, r node.StageRequest) {
+			w.machine.Heal(r.Attachment.Session.NQN)
+			w.feed()
+		},
+	},
+	"dm, the kernel deletes the device": {
+		node.GuardDM,
+		func(w *world, r node.StageRequest) { w.machine.Vanish(r.Attachment.Session.NQN) },
+		func(w *world, r node.StageRequest) {
+			w.must(w.node.Restore(w.ctx(), r.Attachment.Session))
+			w.feed()
+		},
+	},
 }
 
 // nothing is the view of a node that has no volume and never lost anything.
@@ -230,6 +338,6 @@ func exists(path string) bool {
 // changes are the steps that change something outside of the process.
 func changes(steps []string) []string {
 	return slices.DeleteFunc(slices.Clone(steps), func(s string) bool {
-		return slices.Contains([]string{"Session", "Mounts", "Probe", "AllZero", "SuperblockGone", "Stat", "Status"}, s)
+		return slices.Contains([]string{"Session", "Mounts", "Probe", "AllZero", "SuperblockGone", "Stat", "Status", "TableState"}, s)
 	})
 }

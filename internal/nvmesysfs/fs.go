@@ -1,6 +1,8 @@
 package nvmesysfs
 
 import (
+	"cmp"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"regexp"
@@ -59,14 +61,48 @@ func (f FS) subsystemDir() string { return filepath.Join(f.Sys, "class", "nvme-s
 // Snapshot reads all fabrics controllers and their namespaces. A kernel without
 // NVMe has none.
 func (f FS) Snapshot() (Snapshot, error) {
-	return f.read(func(string) bool { return true })
+	return f.look(anyNQN, readNamespace)
 }
+
+func anyNQN(string) bool { return true }
 
 // Session reads the controllers and namespaces of one subsystem NQN. Any other
 // subsystem costs one small read.
 func (f FS) Session(nqn string) (Snapshot, error) {
-	return f.read(func(n string) bool { return n == nqn })
+	return f.look(named(nqn), readNamespace)
 }
+
+// SessionOf is Session with only the namespace of one NSID, which costs one small
+// read for each other one; 0 is all of them.
+func (f FS) SessionOf(nqn string, nsid uint32) (Snapshot, error) {
+	if nsid == 0 {
+		return f.Session(nqn)
+	}
+	return f.look(named(nqn), func(disk, dir string) (Namespace, error) {
+		have, err := readNSID(dir)
+		if err != nil || have != nsid {
+			return Namespace{}, cmp.Or(err, errSkip)
+		}
+		return readNamespace(disk, dir)
+	})
+}
+
+// SessionSince is Session without reading again those disks that are still there
+// and that keep takes over from an earlier look. Which controllers have a path to
+// a disk is always looked at.
+func (f FS) SessionSince(nqn string, keep func(disk string) (Namespace, bool)) (Snapshot, error) {
+	return f.look(named(nqn), func(disk, dir string) (Namespace, error) {
+		if ns, ok := keep(disk); ok {
+			return ns, nil
+		}
+		return readNamespace(disk, dir)
+	})
+}
+
+func named(nqn string) func(string) bool { return func(n string) bool { return n == nqn } }
+
+// errSkip leaves a disk out of a look.
+var errSkip = errors.New("not wanted")
 
 // State reads the state of a controller (nvme0). The error of one that is not
 // there wraps fs.ErrNotExist.
@@ -80,13 +116,14 @@ func (f FS) State(controller string) (string, error) {
 // Controllers reads all fabrics controllers and none of their namespaces, which
 // are what a look costs.
 func (f FS) Controllers() ([]Controller, error) {
-	s, err := f.look(func(string) bool { return true }, false)
+	s, err := f.look(anyNQN, nil)
 	return s.Controllers, err
 }
 
-func (f FS) read(want func(nqn string) bool) (Snapshot, error) { return f.look(want, true) }
+// reading is how a look gets at one disk; nil leaves all out.
+type reading func(disk, dir string) (Namespace, error)
 
-func (f FS) look(want func(nqn string) bool, disks bool) (Snapshot, error) {
+func (f FS) look(want func(nqn string) bool, disks reading) (Snapshot, error) {
 	var all Snapshot
 	names, err := list(f.subsystemDir())
 	if err != nil {
@@ -111,7 +148,7 @@ func (f FS) look(want func(nqn string) bool, disks bool) (Snapshot, error) {
 // readSubsystem adds one subsystem to s. Heads hang under the subsystem when
 // native multipath is on, and otherwise (or where the subsystem says that it
 // can have one controller only) under their controller.
-func (f FS) readSubsystem(s *Snapshot, subsystem, nqn string, withDisks bool) error {
+func (f FS) readSubsystem(s *Snapshot, subsystem, nqn string, read reading) error {
 	dir := filepath.Join(f.subsystemDir(), subsystem)
 	entries, err := list(dir)
 	if err != nil {
@@ -135,7 +172,7 @@ func (f FS) readSubsystem(s *Snapshot, subsystem, nqn string, withDisks bool) er
 				return nil // none of ours, and never shared with a fabrics controller
 			}
 			s.Controllers = append(s.Controllers, c)
-			if !withDisks {
+			if read == nil {
 				continue
 			}
 			if err := f.readPaths(name, disks, paths); err != nil {
@@ -143,10 +180,10 @@ func (f FS) readSubsystem(s *Snapshot, subsystem, nqn string, withDisks bool) er
 			}
 		}
 	}
-	if !withDisks {
+	if read == nil {
 		return nil
 	}
-	return addNamespaces(s, nqn, disks, paths)
+	return addNamespaces(s, nqn, disks, paths, read)
 }
 
 // readPaths notes what hangs under a controller: the hidden paths of heads, or

@@ -1,6 +1,7 @@
 package nvmesysfs
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -44,10 +45,10 @@ func (f FS) Disk(name string) (Namespace, error) {
 	return ns, err
 }
 
-func addNamespaces(s *Snapshot, nqn string, disks map[string]string, paths map[string][]string) error {
+func addNamespaces(s *Snapshot, nqn string, disks map[string]string, paths map[string][]string, read reading) error {
 	for _, disk := range slices.Sorted(maps.Keys(disks)) {
-		ns, err := readNamespace(disk, disks[disk])
-		if gone(err) {
+		ns, err := read(disk, disks[disk])
+		if gone(err) || errors.Is(err, errSkip) {
 			continue
 		}
 		if err != nil {
@@ -62,6 +63,13 @@ func addNamespaces(s *Snapshot, nqn string, disks map[string]string, paths map[s
 
 // sectorSize is the unit of the attribute "size", whatever the block size.
 const sectorSize = 512
+
+func readNSID(dir string) (uint32, error) {
+	r := newReader(dir)
+	defer r.close()
+	nsid := r.number("nsid", 32)
+	return uint32(nsid), r.err
+}
 
 func readNamespace(disk, dir string) (Namespace, error) {
 	r := newReader(dir)

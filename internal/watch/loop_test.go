@@ -140,7 +140,6 @@ func TestCheapLook(t *testing.T) {
 	t.Parallel()
 	const n = 20
 	inBubble(t, n, func(r run) {
-		full := 1
 		check := func(when string, states, sessions int) {
 			t.Helper()
 			if gotStates, gotSessions := r.count("state"), r.count("session"); gotStates != states || gotSessions != sessions {
@@ -154,21 +153,18 @@ func TestCheapLook(t *testing.T) {
 			t.Errorf("only %d polls", polls)
 		}
 		r.pass(2 * Every)
-		full++
-		check("after the audit", full*n, full*n)
+		check("after the audit", 2*n, 2*n)
 		r.hint()
 		synctest.Wait()
-		full++
-		check("after a hint", full*n, full*n)
+		check("after a hint", 2*n, 3*n) // the event numbers show that no table has changed
 		r.changed <- struct{}{}
 		synctest.Wait()
-		full++
-		check("after a change of what is staged", full*n, full*n)
+		check("after a change of what is staged", 2*n, 4*n)
 		r.do(func() { r.tables[tableOf(7)].events++ })
 		r.pass(2 * Every)
-		check("after an event of one table", full*n+1, full*n)
+		check("after an event of one table", 2*n+1, 4*n)
 		r.pass(10 * time.Second)
-		check("and again nothing", full*n+1, full*n)
+		check("and again nothing", 2*n+1, 4*n)
 		r.expectCalls("write", 0)
 	})
 }
@@ -436,7 +432,9 @@ func TestVolumesTablesStay(t *testing.T) {
 		}
 		polls := r.count("controllers")
 		r.pass(20 * time.Second)
-		r.expectCalls("controllers", polls) // there is nothing to be looked at
+		if more := r.count("controllers") - polls; more > 1 { // an audit may fall into it
+			r.Errorf("%d looks, and there is nothing to be looked at", more)
+		}
 	})
 }
 
@@ -599,7 +597,7 @@ func TestHintOutlivesAFailedLook(t *testing.T) {
 func TestTableUnseenIsLookedAtAgain(t *testing.T) {
 	t.Parallel()
 	inBubble(t, 1, func(r run) {
-		r.do(func() { r.fail["state holdfast-v0"] = errFake; r.tables[tableOf(0)].Suspended = true })
+		r.do(func() { r.fail["state holdfast-v0"] = errFake; r.tables[tableOf(0)].Suspended = true; r.tables[tableOf(0)].events++ })
 		r.hint()
 		synctest.Wait()
 		r.expect(0, Serving)

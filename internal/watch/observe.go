@@ -47,10 +47,7 @@ func (w *Watch) observe(volumes []Volume, now time.Time) ([]facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	full := w.seen.stale || now.Sub(w.seen.auditAt) >= audit
-	if full {
-		w.seen.stale, w.seen.auditAt = false, now
-	}
+	how := w.thoroughness(now)
 	w.noteStrays(volumes, events, now)
 	var out []facts
 	var blind []error
@@ -61,8 +58,8 @@ func (w *Watch) observe(volumes []Volume, now time.Time) ([]facts, error) {
 				f.controllers = append(f.controllers, c)
 			}
 		}
-		tables := w.observeTables(&f, events, full)
-		namespaces := w.observeNamespaces(&f, full)
+		tables := w.observeTables(&f, events, how)
+		namespaces := w.observeNamespaces(&f, how)
 		if tables != nil || namespaces != nil {
 			last := w.seen.sessions[f.session.NQN]
 			last.stale = true
@@ -74,6 +71,30 @@ func (w *Watch) observe(volumes []Volume, now time.Time) ([]facts, error) {
 		}
 	}
 	return out, errors.Join(blind...)
+}
+
+// thoroughness is what a look reads.
+type thoroughness int
+
+const (
+	onlyChanged thoroughness = iota // what the cheap look shows to have changed
+	hinted                          // what is new, too
+	everything
+)
+
+// thoroughness decides how the next look is done, and notes that it is.
+func (w *Watch) thoroughness(now time.Time) thoroughness {
+	stale := w.seen.stale
+	w.seen.stale = false
+	switch {
+	case w.seen.auditAt.IsZero() || now.Sub(w.seen.auditAt) >= audit:
+		w.seen.auditAt = now
+		return everything
+	case stale:
+		return hinted
+	default:
+		return onlyChanged
+	}
 }
 
 func (w *Watch) events() (map[string]uint32, error) {
@@ -107,7 +128,7 @@ func bySession(volumes []Volume) []facts {
 
 // observeTables looks at the tables that had an event since the last time, or
 // are not well.
-func (w *Watch) observeTables(f *facts, events map[string]uint32, full bool) error {
+func (w *Watch) observeTables(f *facts, events map[string]uint32, how thoroughness) error {
 	var blind []error
 	for _, v := range f.volumes {
 		if v.Table == "" {
@@ -118,7 +139,7 @@ func (w *Watch) observeTables(f *facts, events map[string]uint32, full bool) err
 		switch {
 		case !there:
 			last = seenTable{table: table{absent: true}}
-		case full || !known || last.absent || last.events != n || !w.well(v.ID) && !v.Ended:
+		case how == everything || !known || last.absent || last.events != n || !w.well(v.ID) && !v.Ended:
 			s, err := w.Guards.State(v.Table)
 			if errors.Is(err, dm.ErrNotFound) {
 				last = seenTable{table: table{absent: true}}
@@ -152,10 +173,10 @@ func (w *Watch) well(id string) bool {
 // observeNamespaces looks at the disks of a session: what such a look costs is
 // proportional to their number. While no controller is live there is nothing to
 // be found.
-func (w *Watch) observeNamespaces(f *facts, full bool) error {
+func (w *Watch) observeNamespaces(f *facts, how thoroughness) error {
 	nqn := f.session.NQN
 	last := w.seen.sessions[nqn]
-	needed := full || last.stale || last.volumes != len(f.volumes) || !slices.Equal(last.controllers, f.controllers) ||
+	needed := how != onlyChanged || last.stale || last.volumes != len(f.volumes) || !slices.Equal(last.controllers, f.controllers) ||
 		slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && (!w.well(v.ID) || w.failed(f, v)) })
 	if !f.live() || !needed {
 		f.namespaces = last.namespaces
@@ -163,13 +184,37 @@ func (w *Watch) observeNamespaces(f *facts, full bool) error {
 		w.seen.sessions[nqn] = last
 		return nil
 	}
-	s, err := w.Sysfs.Session(nqn)
+	s, err := w.Sysfs.SessionSince(nqn, w.known(f, how))
 	if err != nil {
 		return fmt.Errorf("session %s: %w", nqn, err)
 	}
 	f.namespaces, f.looked = s.Namespaces, true
 	w.seen.sessions[nqn] = seenSession{controllers: f.controllers, namespaces: s.Namespaces, volumes: len(f.volumes)}
 	return nil
+}
+
+// known takes over what is known of the disks of volumes that are well: of 200
+// volumes one that comes or goes must not cost a look at all the others.
+func (w *Watch) known(f *facts, how thoroughness) func(disk string) (nvmesysfs.Namespace, bool) {
+	if how == everything {
+		return func(string) (nvmesysfs.Namespace, bool) { return nvmesysfs.Namespace{}, false }
+	}
+	doubtful := map[uint32]bool{}
+	for _, v := range f.volumes {
+		if !w.well(v.ID) || w.failed(f, v) {
+			doubtful[v.Identity.NSID] = true
+		}
+	}
+	byDisk := map[string]nvmesysfs.Namespace{}
+	for _, ns := range w.seen.sessions[f.session.NQN].namespaces {
+		if !doubtful[ns.NSID] {
+			byDisk[ns.Disk] = ns
+		}
+	}
+	return func(disk string) (nvmesysfs.Namespace, bool) {
+		ns, ok := byDisk[disk]
+		return ns, ok
+	}
 }
 
 // failed says whether the table of v holds its I/O back.

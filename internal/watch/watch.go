@@ -23,7 +23,9 @@ const (
 // Sysfs is what is read of sysfs and written to it; nvmesysfs.FS is the real one.
 type Sysfs interface {
 	Controllers() ([]nvmesysfs.Controller, error)
-	Session(nqn string) (nvmesysfs.Snapshot, error)
+	// SessionSince reads a session, and of its disks those that keep does not
+	// take over from an earlier look.
+	SessionSince(nqn string, keep func(disk string) (nvmesysfs.Namespace, bool)) (nvmesysfs.Snapshot, error)
 	WriteControl(controller, attr, value string) error
 }
 

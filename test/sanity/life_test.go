@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
+	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/node/nodetest"
 )
 
@@ -23,10 +24,10 @@ func TestGenerations(t *testing.T) {
 	s.must(s.machine.Write(s.path("pod"), "too late"))
 	_, err := s.ControllerUnpublishVolume(t.Context(), &csi.ControllerUnpublishVolumeRequest{VolumeId: s.used.GetVolumeId(), NodeId: nodeID})
 	s.must(err)
-	health, err := s.NodeGetVolumeHealth(t.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: s.used.GetVolumeId()})
-	if h := health.GetVolumeHealth().GetHealthStatuses(); err != nil || len(h) != 1 || h[0].GetStatus() != csi.VolumeHealthErrorType_INACCESSIBLE {
-		t.Errorf("health of a fenced volume: %v, %v", health, err)
-	}
+	s.wantHealth(csi.VolumeHealthErrorType_DEGRADED)
+	// The watch hears of it, and its grace is over.
+	s.must(s.flow.End(t.Context(), s.used.GetVolumeId(), node.Withdrawn))
+	s.wantHealth(csi.VolumeHealthErrorType_INACCESSIBLE)
 	old := s.publishRequest()
 	s.usedContext = s.attach(s.used)
 	if s.usedContext["generation"] != "2" {
@@ -44,6 +45,16 @@ func TestGenerations(t *testing.T) {
 	}
 }
 
+// wantHealth is of the volume in use.
+func (s *scene) wantHealth(want csi.VolumeHealthErrorType) {
+	s.Helper()
+	health, err := s.NodeGetVolumeHealth(s.Context(), &csi.NodeGetVolumeHealthRequest{VolumeId: s.used.GetVolumeId()})
+	s.must(err)
+	if h := health.GetVolumeHealth().GetHealthStatuses(); len(h) != 1 || h[0].GetStatus() != want {
+		s.Errorf("health %v, want %v", health, want)
+	}
+}
+
 // finish takes the volume in use from the node, and deletes it.
 func (s *scene) finish() {
 	s.Helper()
@@ -57,7 +68,7 @@ func (s *scene) finish() {
 	_, err = s.DeleteVolume(s.Context(), &csi.DeleteVolumeRequest{VolumeId: id})
 	s.must(err)
 	w := s.look()
-	if len(w.Mounts) > 0 || len(w.Records) > 0 || len(w.Sessions) > 0 || slices.ContainsFunc(w.Files, func(f string) bool { return strings.Contains(f, uuidOf(id)) }) {
+	if len(w.Mounts) > 0 || len(w.Records) > 0 || len(w.Sessions) > 0 || len(w.Tables) > 0 || slices.ContainsFunc(w.Files, func(f string) bool { return strings.Contains(f, uuidOf(id)) }) {
 		s.Errorf("left %+v", w)
 	}
 }

@@ -63,17 +63,21 @@ const (
 	nodeID    = "node1-00000001"
 )
 
-// newRig starts everything; it ends with the test.
-func newRig(t *testing.T) *rig {
+// newRig starts everything; it ends with the test. Volumes have tables unless the
+// node's kernel keeps disks by itself, which few do.
+func newRig(t *testing.T, keeps bool) *rig {
 	t.Helper()
 	r := &rig{T: t, env: agenttest.New(t, "fast"), root: t.TempDir()}
 	r.agent = r.env.StartServing(t)
 	r.machine = nodetest.New(t, target{r.env.Kernel})
+	if !keeps {
+		r.machine.SetDeletes()
+	}
 	proc := r.machine.Start(func(string) (volume.FormatAuthority, error) { return r.agent, nil })
 	nqn, hostID := volume.HostIdentity(clusterID, nodeID)
 	flow, err := node.New(node.Options{
 		StateDir: filepath.Join(r.root, "state"), BootID: "boot", Fabric: proc, Sysfs: proc, Mounter: proc, Disk: proc, Flusher: proc,
-		Authorities: proc.Authorities, Log: slog.New(slog.DiscardHandler),
+		Guards: proc, Authorities: proc.Authorities, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -123,6 +127,7 @@ type world struct {
 	Records      []string // JSON
 	Mounts       []string
 	Sessions     []string
+	Tables       []string
 	Paths        []string
 }
 
@@ -146,7 +151,7 @@ func (r *rig) look() world {
 	}
 	return world{
 		Volumes: vs, Publications: ps, Target: r.env.Kernel.Dump(), Files: below(r.T, r.env.Pools[0].Dir), Records: records,
-		Mounts: r.machine.Mounted(), Sessions: r.machine.Sessions(), Paths: below(r.T, r.root),
+		Mounts: r.machine.Mounted(), Sessions: r.machine.Sessions(), Tables: r.machine.Tables(), Paths: below(r.T, r.root),
 	}
 }
 

@@ -18,20 +18,21 @@ import (
 
 const volumeBytes = 16 << 20
 
-// TestSanity runs the suite of the CSI project, once for file systems and once
-// for raw block volumes. No spec is left out; those that it skips by itself ask
+// TestSanity runs the suite of the CSI project for file systems and for raw block
+// volumes, each with both guards. No spec is left out; those that it skips by itself ask
 // for a capability that is not advertised, and the list below pins which.
 func TestSanity(t *testing.T) {
 	gomega.RegisterFailHandler(ginkgo.Fail)
-	for _, accessType := range []string{"mount", "block"} {
-		r := newRig(t)
+	for what, keeps := range map[string]bool{"mount": false, "block": false, "mount, kernel guard": true, "block, kernel guard": true} {
+		accessType, _, _ := strings.Cut(what, ",")
+		r := newRig(t, keeps)
 		config := sanity.NewTestConfig()
 		config.Address = r.endpoint
 		config.TargetPath, config.StagingPath = filepath.Join(r.root, "mount"), filepath.Join(r.root, "staging")
 		config.TestVolumeSize = volumeBytes
 		config.TestVolumeAccessType = accessType
 		config.IDGen = &ids{}
-		ginkgo.Describe(accessType, func() {
+		ginkgo.Describe(what, func() {
 			ginkgo.AfterEach(func() { checkClean(r) })
 			t.Cleanup(sanity.GinkgoTest(&config).Finalize)
 		})
@@ -48,6 +49,7 @@ func checkClean(r *rig) {
 	gomega.Expect(w.Records).To(gomega.BeEmpty())
 	gomega.Expect(w.Mounts).To(gomega.BeEmpty())
 	gomega.Expect(w.Sessions).To(gomega.BeEmpty())
+	gomega.Expect(w.Tables).To(gomega.BeEmpty())
 	gomega.Expect(r.machine.Lost()).To(gomega.BeEmpty())
 }
 
@@ -65,9 +67,9 @@ var skips = []string{
 	"node does not report accessible topology", "testnodevolumeattachlimit not enabled",
 }
 
-// minRun is how many specs run at least, over both access types: less means that
+// minRun is how many specs run at least, over all four: less means that
 // the suite was not really there.
-const minRun = 100
+const minRun = 200
 
 func checkSkipped(t *testing.T, report ginkgo.Report) {
 	specs := report.SpecReports.WithLeafNodeType(types.NodeTypeIt)

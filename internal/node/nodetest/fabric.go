@@ -45,11 +45,20 @@ func (m *Machine) wait(ctx context.Context, ok func() bool) error {
 	}
 }
 
-// hang waits as a system call does, for a live path to d or its end.
+// hang waits as a system call does, until I/O to d goes through or fails. What
+// was sent to a disk stays there until that is live or gone; then a table has it
+// back.
 func (m *Machine) hang(d *disk) error {
+	var sent *disk
 	return m.wait(context.Background(), func() bool {
-		s := m.sessions[d.nqn]
-		return d.gone || s != nil && s.state == "live"
+		if sent == nil || sent.gone {
+			sent = d.route()
+		}
+		if sent == nil {
+			return d.fails()
+		}
+		s := m.sessions[sent.nqn]
+		return s != nil && s.state == "live"
 	})
 }
 

@@ -42,6 +42,9 @@ func (m *Machine) byDevice(device string) (*disk, error) {
 	if d == nil || d.gone {
 		return nil, fmt.Errorf("%s: %w", device, syscall.ENOENT)
 	}
+	if d.table != nil && d.table.below == nil {
+		return nil, fmt.Errorf("%s has no table: %w", device, syscall.ENXIO)
+	}
 	return d, nil
 }
 
@@ -73,8 +76,10 @@ func (m *Machine) mountDevice(device, path string, kind filesystem.Kind, options
 	switch {
 	case err != nil:
 		return err
-	case d.gone:
+	case d.fails():
 		return fmt.Errorf("mount %s: %w", device, syscall.EIO)
+	case len(m.above(d)) > 0:
+		return fmt.Errorf("mount %s: a table has it: %w", device, syscall.EBUSY)
 	case content.Kind != kind:
 		return fmt.Errorf("mount %s: it holds %s: %w", device, content.Kind, syscall.EINVAL)
 	}
@@ -84,7 +89,7 @@ func (m *Machine) mountDevice(device, path string, kind filesystem.Kind, options
 		m.supers[d.name] = sb
 	}
 	m.mounts = append(m.mounts, mounted{filesystem.Mount{
-		Path: path, Major: major, Minor: d.minor, Root: "/", FSType: string(kind), Source: device,
+		Path: path, Major: d.major, Minor: d.minor, Root: "/", FSType: string(kind), Source: device,
 		Options: []string{mode(options), "relatime"},
 	}, sb})
 	return nil
@@ -143,16 +148,14 @@ func (m *Machine) unmount(path string) error {
 		return err
 	}
 	delete(m.supers, sb.disk.name)
-	if sb.disk.gone {
-		delete(m.disks, sb.disk.name)
-	}
+	m.forget(sb.disk)
 	m.notify()
 	return nil
 }
 
 // writeBack moves dirty to the medium, or to what is lost.
 func (m *Machine) writeBack(d *disk, dirty *string) error {
-	if d.gone {
+	if d.fails() {
 		m.lose(dirty)
 		return fmt.Errorf("%s: %w", d.name, syscall.EIO)
 	}
@@ -216,7 +219,7 @@ func (m *Machine) stat(path string) (filesystem.Usage, error) {
 	}
 	err := m.hang(sb.disk)
 	defer m.mu.Unlock()
-	if err == nil && sb.disk.gone {
+	if err == nil && sb.disk.fails() {
 		err = fmt.Errorf("statfs %s: %w", path, syscall.EIO)
 	}
 	size := sb.disk.ns.SizeBytes
@@ -230,12 +233,12 @@ func (m *Machine) onDisk(device string, act func(Medium) error) error {
 		return err
 	}
 	err = m.hang(d)
-	gone := d.gone
+	fails := d.fails()
 	m.mu.Unlock()
 	if err != nil {
 		return err
 	}
-	if gone {
+	if fails {
 		return fmt.Errorf("%s: %w", device, syscall.EIO)
 	}
 	return act(d.ns.Medium)
@@ -255,7 +258,7 @@ func (m *Machine) Write(path, text string) error {
 		return fmt.Errorf("write %s: %w", path, syscall.EROFS)
 	}
 	if x.super != nil {
-		if x.super.disk.gone {
+		if x.super.disk.fails() {
 			return fmt.Errorf("write %s: %w", path, syscall.EIO)
 		}
 		x.super.dirty += text
@@ -264,6 +267,9 @@ func (m *Machine) Write(path, text string) error {
 	d := m.disks[strings.TrimPrefix(x.Root, "/")]
 	if d == nil || d.gone {
 		return fmt.Errorf("write %s: %w", path, syscall.ENXIO)
+	}
+	if d.fails() {
+		return fmt.Errorf("write %s: %w", path, syscall.EIO)
 	}
 	d.dirty += text
 	return nil

@@ -48,6 +48,7 @@ var portal = netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, 2}), 4420)
 type Host struct {
 	mu         sync.Mutex
 	silent     bool
+	guard      node.Guard
 	volumes    map[uuid.UUID]*hosted
 	subsystems map[string]map[uint32]Namespace
 	session    string // NQN of the session that publications join; "" = none
@@ -71,7 +72,14 @@ var (
 
 // NewHost returns a host without volumes.
 func NewHost() *Host {
-	return &Host{volumes: map[uuid.UUID]*hosted{}, subsystems: map[string]map[uint32]Namespace{}}
+	return &Host{volumes: map[uuid.UUID]*hosted{}, subsystems: map[string]map[uint32]Namespace{}, guard: node.GuardKernel}
+}
+
+// SetGuard is what the class of all volumes asks for from now on.
+func (h *Host) SetGuard(g node.Guard) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.guard = g
 }
 
 // Create makes a blank volume.
@@ -131,7 +139,7 @@ func (h *Host) Publish(id uuid.UUID) node.Attachment {
 	}
 	ns := h.subsystems[v.nqn][v.nsid]
 	return node.Attachment{
-		Guard:    node.GuardKernel,
+		Guard:    h.guard,
 		Session:  session(v.nqn),
 		Identity: initiator.Identity{NQN: v.nqn, NSID: v.nsid, UUID: id, NGUID: ns.NGUID, SizeBytes: v.size, BlockSize: blockSize},
 		Managed:  &node.Managed{Host: HostName, Ref: volume.PublicationRef{Volume: id, Node: NodeID, Generation: v.generation, Token: "token"}},
@@ -166,7 +174,19 @@ func (h *Host) Static(size int64) (node.Attachment, *Memory) {
 	id, m := uuid.New(), &Memory{}
 	nqn := "nqn.2020-01.org.example:" + id.String()
 	h.subsystems[nqn] = map[uint32]Namespace{1: {NSID: 1, UUID: id, SizeBytes: size, BlockSize: blockSize, Medium: m}}
-	return node.Attachment{Session: session(nqn), Identity: initiator.Identity{NQN: nqn, NSID: 1}, Guard: node.GuardKernel}, m
+	return node.Attachment{Session: session(nqn), Identity: initiator.Identity{NQN: nqn, NSID: 1}, Guard: h.guard}, m
+}
+
+// Exchange gives the only volume of a subsystem another UUID, as if there were
+// another disk in its place, and returns the one that it had.
+func (h *Host) Exchange(nqn string, id uuid.UUID) (before uuid.UUID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for nsid, ns := range h.subsystems[nqn] {
+		before, ns.UUID = ns.UUID, id
+		h.subsystems[nqn][nsid] = ns
+	}
+	return before
 }
 
 // Visible implements Target.

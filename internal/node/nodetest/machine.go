@@ -28,7 +28,9 @@ type Machine struct {
 	off      chan struct{} // closed at the end of the test
 	stubborn bool
 	sessions map[string]*link // by NQN
-	disks    map[string]*disk // by name; also deleted ones that a file system holds
+	disks    map[string]*disk // by name; also deleted ones that a file system or a table holds
+	tables   map[string]*table
+	deletes  bool // the kernel cannot keep a disk that has lost its last path
 	mounts   []mounted
 	supers   map[string]*super // by the name of the disk
 	busy     map[string]bool   // paths that something holds open
@@ -45,12 +47,14 @@ type link struct {
 }
 
 type disk struct {
-	name  string
-	minor uint32
-	nqn   string
-	ns    Namespace
-	gone  bool
-	dirty string // written to the device node and not flushed
+	name         string
+	major, minor uint32
+	nqn          string
+	ns           Namespace
+	gone         bool
+	open         bool   // something that is no mount has it open
+	dirty        string // written to the device node and not flushed
+	table        *table // of dm-N; its I/O goes to the disk below
 }
 
 // super is the superblock of a mounted file system.
@@ -81,7 +85,7 @@ func New(t testing.TB, target Target) *Machine {
 
 func (m *Machine) reset() {
 	m.sessions, m.disks, m.supers = map[string]*link{}, map[string]*disk{}, map[string]*super{}
-	m.mounts, m.busy = nil, map[string]bool{}
+	m.mounts, m.busy, m.tables = nil, map[string]bool{}, map[string]*table{}
 	if m.changed != nil {
 		close(m.changed)
 	}
@@ -112,6 +116,14 @@ func (m *Machine) SetStubborn() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.stubborn = true
+}
+
+// SetDeletes makes the kernel one that deletes a disk with its last path, and
+// can do nothing else.
+func (m *Machine) SetDeletes() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.deletes = true
 }
 
 // Cut loses the path of a session: it is "connecting" until Heal.
@@ -239,7 +251,7 @@ func (m *Machine) snapshot(nqn string) nvmesysfs.Snapshot {
 		if d.nqn == nqn && !d.gone {
 			out.Namespaces = append(out.Namespaces, nvmesysfs.Namespace{
 				Disk: d.name, NQN: nqn, NSID: d.ns.NSID, UUID: d.ns.UUID, NGUID: d.ns.NGUID, SizeBytes: d.ns.SizeBytes,
-				BlockSize: d.ns.BlockSize, Major: major, Minor: d.minor, Controllers: []string{name},
+				BlockSize: d.ns.BlockSize, Major: d.major, Minor: d.minor, Controllers: []string{name},
 			})
 		}
 	}
@@ -291,7 +303,7 @@ func (m *Machine) show(s *link, list []Namespace) {
 		if have[ns.NSID] {
 			continue
 		}
-		d := &disk{nqn: s.NQN, ns: ns}
+		d := &disk{major: major, nqn: s.NQN, ns: ns}
 		for i := 1; d.name == ""; i++ {
 			if name := fmt.Sprintf("nvme%dn%d", s.number, i); m.disks[name] == nil {
 				d.name = name
@@ -306,7 +318,7 @@ func (m *Machine) show(s *link, list []Namespace) {
 
 func (m *Machine) minorUsed(minor uint32) bool {
 	for _, d := range m.disks {
-		if d.minor == minor {
+		if d.major == major && d.minor == minor {
 			return true
 		}
 	}
@@ -314,20 +326,27 @@ func (m *Machine) minorUsed(minor uint32) bool {
 }
 
 // remove deletes a disk as the kernel does: what was not written is lost, and a
-// file system on it lives on without it.
+// file system on it lives on without it. A table above it keeps what was not
+// written, unless it was given up.
 func (m *Machine) remove(d *disk) {
 	d.gone = true
-	m.lose(&d.dirty)
-	sb := m.supers[d.name]
-	if sb == nil {
-		delete(m.disks, d.name)
-	} else {
-		m.lose(&sb.dirty)
+	m.failIfDead(d)
+	for _, t := range m.above(d) {
+		m.failIfDead(t.device)
 	}
+	m.forget(d)
 	for i := range m.mounts {
 		if m.mounts[i].Root == "/"+d.name {
 			m.mounts[i].Root += "//deleted"
 		}
+	}
+}
+
+// forget frees the name and the number of a disk once it is deleted and nothing
+// holds it any more.
+func (m *Machine) forget(d *disk) {
+	if d.gone && m.supers[d.name] == nil && len(m.above(d)) == 0 {
+		delete(m.disks, d.name)
 	}
 }
 

@@ -30,14 +30,15 @@ const (
 
 // Fault is where a process goes wrong.
 type Fault struct {
-	At       int // the step, counted from 1 from Strike on
+	At       int    // the step, counted from 1 from Strike on
+	Step     string // or the first one of this name, if At is 0
 	Blow     Blow
 	Err      error  // for Fail
 	OnStrike func() // called when it strikes
 }
 
 // Process is the plugin as the machine sees it. It is a node.Options' Fabric,
-// Sysfs, Mounter, Disk and Flusher.
+// Sysfs, Mounter, Disk, Flusher and Guards.
 type Process struct {
 	m     *Machine
 	agent node.Authorities
@@ -102,8 +103,8 @@ func (p *Process) step(name string, effect, torn func() error) error {
 	p.steps = append(p.steps, name)
 	g := p.gates[name]
 	delete(p.gates, name)
-	strike := p.fault.At > 0 && len(p.steps) == p.fault.At
 	f := p.fault
+	strike := f.At > 0 && len(p.steps) == f.At || f.At == 0 && f.Step == name && !p.struck
 	p.struck = p.struck || strike
 	p.dead = p.dead || strike && f.Blow <= KillAfter
 	p.mu.Unlock()
@@ -153,8 +154,8 @@ func (p *Process) Disconnect(_ context.Context, nqn string) error {
 	return p.step("Disconnect", func() error { p.m.disconnect(nqn); return nil }, nil)
 }
 
-// Session implements node.Options.Sysfs.
-func (p *Process) Session(nqn string) (s nvmesysfs.Snapshot, err error) {
+// SessionOf implements node.Options.Sysfs.
+func (p *Process) SessionOf(nqn string, _ uint32) (s nvmesysfs.Snapshot, err error) {
 	err = p.step("Session", func() error { s = p.m.session(nqn); return nil }, nil)
 	return s, err
 }
@@ -170,8 +171,13 @@ func (p *Process) Restore(ctx context.Context, s initiator.Session) error {
 // Rescan implements node.Options.Fabric: the model's kernel misses nothing.
 func (p *Process) Rescan(string) error { return nil }
 
-// SetDelayedRemoval implements node.Options.Sysfs.
-func (p *Process) SetDelayedRemoval(string, int) (bool, error) { return true, nil }
+// SetDelayedRemoval implements node.Options.Sysfs. A disk is deleted all the
+// same when a test says Vanish.
+func (p *Process) SetDelayedRemoval(string, int) (bool, error) {
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	return !p.m.deletes, nil
+}
 
 // Mounts implements node.Options.Mounter.
 func (p *Process) Mounts() (list []filesystem.Mount, err error) {

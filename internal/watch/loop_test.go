@@ -597,7 +597,11 @@ func TestHintOutlivesAFailedLook(t *testing.T) {
 func TestTableUnseenIsLookedAtAgain(t *testing.T) {
 	t.Parallel()
 	inBubble(t, 1, func(r run) {
-		r.do(func() { r.fail["state holdfast-v0"] = errFake; r.tables[tableOf(0)].Suspended = true; r.tables[tableOf(0)].events++ })
+		r.do(func() {
+			r.fail["state holdfast-v0"] = errFake
+			r.tables[tableOf(0)].Suspended = true
+			r.tables[tableOf(0)].events++
+		})
 		r.hint()
 		synctest.Wait()
 		r.expect(0, Serving)

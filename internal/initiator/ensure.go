@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
@@ -43,7 +42,7 @@ func (h *Host) EnsureSession(ctx context.Context, s Session) error {
 	var next time.Time
 	pause := retryMin
 	for wait := pollMin; ; wait = min(wait*2, pollMax) {
-		p, errs, err := h.advance(ctx, s, !time.Now().Before(next))
+		p, errs, err := h.advance(ctx, s, !time.Now().Before(next), false)
 		if err != nil {
 			return withLast(err, last)
 		}
@@ -64,13 +63,14 @@ func (h *Host) EnsureSession(ctx context.Context, s Session) error {
 }
 
 // Restore gives each portal of s that has no controller one attempt, and
-// reports those that failed. It waits for nothing that exists, so it returns as
-// soon as the kernel has answered.
+// reports those that failed. While nothing of the session is live the first
+// success ends it: other sessions may wait for their first, and a second path
+// can wait for the next call. It waits for nothing that exists.
 func (h *Host) Restore(ctx context.Context, s Session) error {
 	if err := s.validate(); err != nil {
 		return err
 	}
-	_, errs, err := h.advance(ctx, s, true)
+	_, errs, err := h.advance(ctx, s, true, true)
 	return errors.Join(append(errs, err)...)
 }
 
@@ -83,7 +83,7 @@ func retryable(err error) bool {
 
 // advance looks at the session and, if due, connects what is missing. errs has
 // an error for each portal that could not be connected.
-func (h *Host) advance(ctx context.Context, s Session, due bool) (p plan, errs []error, err error) {
+func (h *Host) advance(ctx context.Context, s Session, due, firstOnly bool) (p plan, errs []error, err error) {
 	held, err := h.sessions.lock(ctx, s.NQN)
 	if err != nil {
 		return plan{}, nil, err
@@ -92,7 +92,7 @@ func (h *Host) advance(ctx context.Context, s Session, due bool) (p plan, errs [
 	if p, err = h.plan(s); err != nil || len(p.missing) == 0 || !due {
 		return p, nil, err
 	}
-	errs = h.connectAll(ctx, held, s, p.missing)
+	errs = h.connectAll(ctx, held, s, p.missing, firstOnly && !p.live)
 	p, err = h.plan(s)
 	return p, errs, err
 }
@@ -159,22 +159,25 @@ func checkOwner(c nvmesysfs.Controller, s Session) error {
 }
 
 // connectAll probes the portals at once and connects those that answer, one
-// after the other.
-func (h *Host) connectAll(ctx context.Context, held *hold, s Session, portals []netip.AddrPort) []error {
-	probes := make([]error, len(portals))
-	var wg sync.WaitGroup
-	for i, p := range portals {
-		wg.Go(func() { probes[i] = connectError(opProbe, s.target(p), h.probe(ctx, p)) })
+// after the other, the first to answer first; if one is enough, no further.
+func (h *Host) connectAll(ctx context.Context, held *hold, s Session, portals []netip.AddrPort, oneIsEnough bool) (errs []error) {
+	type answer struct {
+		portal netip.AddrPort
+		err    error
 	}
-	wg.Wait()
-	var errs []error
-	for i, p := range portals {
-		err := probes[i]
-		if err == nil {
-			err = h.connect(ctx, held, s, p)
+	answers := make(chan answer, len(portals)) // nobody may wait to send
+	for _, p := range portals {
+		go func() { answers <- answer{p, connectError(opProbe, s.target(p), h.probe(ctx, p))} }()
+	}
+	for range portals {
+		a := <-answers
+		if a.err == nil {
+			a.err = h.connect(ctx, held, s, a.portal)
 		}
-		if err != nil {
-			errs = append(errs, err)
+		if a.err != nil {
+			errs = append(errs, a.err)
+		} else if oneIsEnough {
+			return nil
 		}
 	}
 	return errs

@@ -161,7 +161,11 @@ func (n *Node) attach(ctx context.Context, rec *Record) error {
 	if err := n.Fabric.EnsureSession(ctx, at.Session); err != nil {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 	}
-	ns, device, err := n.Fabric.WaitNamespace(ctx, at.Identity)
+	id := at.Identity
+	if rec.Table != "" {
+		id = rec.Identity() // what waits in the table is that device's
+	}
+	ns, device, err := n.Fabric.WaitNamespace(ctx, id)
 	if err != nil {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 	}

@@ -2,6 +2,7 @@ package node_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -85,7 +86,16 @@ func TestGuardChoice(t *testing.T) {
 				if (rec.Table != "") != c.table || len(w.machine.Tables()) > 0 != c.table || strings.HasPrefix(rec.Disk, "dm-") != c.table {
 					w.Errorf("record %+v, tables %v", rec, w.machine.Tables())
 				}
+				if got := w.machine.Kept(); len(got) > 0 != (!c.table && !c.deletes) {
+					w.Errorf("the kernel keeps %v", got)
+				}
+				other := w.stageRequest(w.host.Create(size), "ext4") // so that the session stays
+				w.stage(other)
 				w.unstage(r)
+				if got := w.machine.Kept(); slices.Contains(got, "nvme0n1") {
+					w.Errorf("after the unstage the kernel keeps %v", got)
+				}
+				w.unstage(other)
 				w.wantView(nothing)
 			})
 		})
@@ -151,6 +161,39 @@ func tableOutage(w *world, o outage, fsType string) {
 	w.unpublish(p)
 	w.unstage(p.StageRequest)
 	w.wantView(nothing)
+}
+
+// TestTableNotFed: the session is live, and the table does not send anything there
+// yet. I/O waits, and so does an unstage.
+func TestTableNotFed(t *testing.T) {
+	t.Parallel()
+	for name, begin := range map[string]func(*world, node.StageRequest){
+		"held back": func(w *world, r node.StageRequest) { w.machine.HoldBack(r.Attachment.Session.NQN) },
+		"suspended": func(w *world, r node.StageRequest) { w.machine.SetSuspended(w.record(r.VolumeID).Table, true) },
+		"another disk": func(w *world, r node.StageRequest) {
+			w.machine.Vanish(r.Attachment.Session.NQN)
+			w.must(w.node.Restore(w.ctx(), r.Attachment.Session))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inDM(t, func(w *world) {
+				r, data := used(w, "ext4")
+				begin(w, r)
+				w.wantState(r.VolumeID, node.Reconnecting, "nothing is lost")
+				w.proc.Strike(nodetest.Fault{})
+				w.wantErr(w.node.Unstage(w.ctx(), r.VolumeID, r.StagingPath), volume.ErrPending, "reconnecting")
+				w.wantChanges()
+				w.feed()
+				w.wantState(r.VolumeID, node.Connected, "connected")
+				w.unstage(r)
+				w.wantView(nothing)
+				if data() != "precious" {
+					w.Errorf("data %q", data())
+				}
+			})
+		})
+	}
 }
 
 // TestTableOtherDisk: the disk that was staged is held by the table, so that one
@@ -704,6 +747,32 @@ func TestProof(t *testing.T) {
 	})
 }
 
+// TestEnsureProves: between the look at the device and its table another one has
+// its name and its number. That is refused, and it may pass.
+func TestEnsureProves(t *testing.T) {
+	t.Parallel()
+	inDM(t, func(w *world) {
+		at, m := w.host.Static(size)
+		m.Set(filesystem.Content{Kind: filesystem.Ext4})
+		r := node.StageRequest{VolumeID: "static", StagingPath: w.staging("static"), FSType: "ext4", Attachment: at}
+		entered, open := w.proc.Hold("Ensure")
+		done := make(chan error, 1)
+		go func() { done <- w.node.Stage(w.ctx(), r) }()
+		<-entered
+		first := w.host.Exchange(at.Session.NQN, uuid.New())
+		open()
+		err := <-done
+		w.wantErr(err, volume.ErrPending, "UUID")
+		if rpcerr.Final(err) {
+			w.Errorf("final: %v", err)
+		}
+		w.wantTables("dm-0 over nothing")
+		w.host.Exchange(at.Session.NQN, first)
+		w.stage(r)
+		w.wantView(w.staged())
+	})
+}
+
 // TestFoundIdentity: a static volume says little about its device. What was found
 // at first is what has to come back.
 func TestFoundIdentity(t *testing.T) {
@@ -724,6 +793,11 @@ func TestFoundIdentity(t *testing.T) {
 		}
 		w.restart()
 		w.publish(p) // it stands, and waits
+		w.must(w.proc.Unmount(p.StagingPath))
+		err := w.node.Stage(w.ctx(), p.StageRequest) // it does not stand, and data waits for the first one
+		if !errors.As(err, &wrong) && !errors.Is(err, volume.ErrPending) || rpcerr.Final(err) {
+			w.Errorf("staged over another disk: %v", err)
+		}
 		w.wantTables("dm-0 over nvme0n1, deleted")
 		w.wantState("static", node.Reconnecting, "nothing is lost")
 		w.host.Exchange(at.Session.NQN, first)

@@ -68,8 +68,8 @@ func TestGivenUpByKernel(t *testing.T) {
 		r.do(func() { r.network = false; r.giveUp(0) })
 		r.pass(10 * time.Second)
 		got := r.expect(0, Waiting)
-		// 0, 250 and 750 ms after it was noticed, and then each second.
-		if n := r.count("restore nqn.v0"); n < 10 || n > 13 || got.Attempts != n {
+		// 0 and 250 ms after it was noticed, and then every half second.
+		if n := r.count("restore nqn.v0"); n < 18 || n > 23 || got.Attempts != n {
 			r.Errorf("%d attempts to connect in 10 s, %d reported", n, got.Attempts)
 		}
 		r.do(func() { r.network = true })
@@ -234,7 +234,7 @@ func TestFailingActIsPaced(t *testing.T) {
 		"hold in vain":    {"hold holdfast-v0", errInVain, -1, 50}, // another call is at the table
 		"end fails":       {"end expired v0", errFake, 1, 50},
 		"end in vain":     {"end expired v0", errInVain, 1, 50},
-		"restore fails":   {"restore nqn.v0", errFake, -1, 15},
+		"restore fails":   {"restore nqn.v0", errFake, -1, 25},
 		"restore in vain": {"restore nqn.v0", errInVain, -1, 50},
 	} {
 		t.Run(name, func(t *testing.T) {

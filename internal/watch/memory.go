@@ -58,8 +58,8 @@ type volumeMemory struct {
 // The pace of what is repeated.
 const (
 	connectFirst = 250 * time.Millisecond
-	connectMost  = time.Second     // while nothing of the session is live
-	connectSpare = 5 * time.Second // while another portal serves
+	connectMost  = 500 * time.Millisecond // while nothing of the session is live
+	connectSpare = 5 * time.Second        // while another portal serves
 	rescanFirst  = 200 * time.Millisecond
 	rescanMost   = 5 * time.Second
 	feedFirst    = 100 * time.Millisecond

@@ -53,6 +53,7 @@ type disk struct {
 	ns           Namespace
 	gone         bool
 	open         bool   // something that is no mount has it open
+	kept         int    // seconds for which it would outlive its last path
 	dirty        string // written to the device node and not flushed
 	table        *table // of dm-N; its I/O goes to the disk below
 }
@@ -184,6 +185,20 @@ func (m *Machine) Ended(nqn string) int {
 	return m.ended[nqn]
 }
 
+// Kept returns the disks that would outlive their last path, sorted.
+func (m *Machine) Kept() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []string
+	for _, d := range m.disks {
+		if d.kept > 0 {
+			out = append(out, d.name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Lost is what was written and never reached its device.
 func (m *Machine) Lost() string {
 	m.mu.Lock()
@@ -225,6 +240,7 @@ func (m *Machine) session(nqn string) nvmesysfs.Snapshot {
 func (m *Machine) diskNamed(name string) (nvmesysfs.Namespace, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.refresh()
 	for nqn := range m.sessions {
 		for _, ns := range m.snapshot(nqn).Namespaces {
 			if ns.Disk == name {

@@ -173,10 +173,15 @@ func (p *Process) Rescan(string) error { return nil }
 
 // SetDelayedRemoval implements node.Options.Sysfs. A disk is deleted all the
 // same when a test says Vanish.
-func (p *Process) SetDelayedRemoval(string, int) (bool, error) {
+func (p *Process) SetDelayedRemoval(disk string, seconds int) (bool, error) {
 	p.m.mu.Lock()
 	defer p.m.mu.Unlock()
-	return !p.m.deletes, nil
+	d := p.m.disks[disk]
+	if p.m.deletes || d == nil {
+		return false, nil
+	}
+	d.kept = seconds
+	return true, nil
 }
 
 // Mounts implements node.Options.Mounter.

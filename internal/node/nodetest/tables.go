@@ -141,6 +141,7 @@ func (m *Machine) feed(name string, p guard.Path, proof guard.Proof) error {
 }
 
 func (m *Machine) openPath(name string, p guard.Path) (*table, *disk, error) {
+	m.refresh()
 	t, d := m.tables[name], m.disks[p.Disk]
 	if t == nil {
 		return nil, nil, fmt.Errorf("table %s: %w", name, dm.ErrNotFound)
@@ -251,6 +252,14 @@ func (m *Machine) HoldBack(nqn string) {
 			t.active = false
 		}
 	}
+}
+
+// SetSuspended is what a person does with dmsetup.
+func (m *Machine) SetSuspended(name string, suspended bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tables[name].suspended = suspended
+	m.notify()
 }
 
 // SetOpen makes something that is no mount have a device open: a process that

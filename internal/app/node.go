@@ -97,7 +97,6 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	steady(log)
 	watching := keepAlive(ctx, flow, guards, o.grace, log)
 	op := operator{flow: flow, watch: watching, sysfs: nvmesysfs.Default(), stateDir: o.stateDir}
 	if err := errors.Join(serveControl(ctx, o.control, op, log), serveMetrics(ctx, o.metrics, op, log)); err != nil {
@@ -106,6 +105,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow, Health: health{flow, watching}})
+	steady(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
 	return serve(ctx, s, l)
 }

@@ -1,9 +1,13 @@
 package app
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -19,19 +23,26 @@ const oomScore = -999
 // is not what is killed first. Where the machine does not allow one of them, the
 // others still help.
 func steady(log *slog.Logger) {
-	for what, try := range map[string]func() error{
-		// Pages that are never touched are not brought in: the runtime reserves
-		// far more than it uses (MCL_ONFAULT, Linux 4.4).
-		"lock memory":       func() error { return unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT) },
-		"be an I/O flusher": beFlusher,
-		"lower the OOM score": func() error {
-			return os.WriteFile("/proc/self/oom_score_adj", fmt.Append(nil, oomScore), 0)
-		},
+	for _, x := range []struct {
+		what string
+		try  func() error
+	}{
+		{"let go of what only the start needed", shed},
+		{"lock memory", lockMemory},
+		{"be an I/O flusher", beFlusher},
+		{"lower the OOM score", func() error { return os.WriteFile("/proc/self/oom_score_adj", fmt.Append(nil, oomScore), 0) }},
 	} {
-		if err := try(); err != nil {
-			log.Warn("healing a volume when memory is short may fail", "cannot", what, "err", err)
+		if err := x.try(); err != nil {
+			log.Warn("healing a volume when memory is short may fail", "cannot", x.what, "err", err)
 		}
 	}
+}
+
+// lockMemory keeps in memory what is there and what is touched from now on.
+// Pages that are never touched are not brought in: the runtime reserves far more
+// than it uses (MCL_ONFAULT, Linux 4.4).
+func lockMemory() error {
+	return unix.Mlockall(unix.MCL_CURRENT | unix.MCL_FUTURE | unix.MCL_ONFAULT)
 }
 
 // beFlusher sets PR_SET_IO_FLUSHER (Linux 5.6) on every thread; those made later
@@ -42,4 +53,42 @@ func beFlusher() error {
 		return errno
 	}
 	return nil
+}
+
+// shed gives the garbage of the start back, and the pages of the program that
+// the start alone has used: locked, they would stay for ever. What is needed again
+// comes back from the page cache.
+func shed() error {
+	debug.FreeOSMemory()
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	for _, r := range textRanges(string(maps), exe) {
+		_, _, errno := unix.Syscall(unix.SYS_MADVISE, r.from, r.to-r.from, unix.MADV_DONTNEED)
+		if errno != 0 {
+			err = errors.Join(err, errno)
+		}
+	}
+	return err
+}
+
+type addresses struct{ from, to uintptr }
+
+// textRanges finds the read-only mappings of a file in /proc/PID/maps (proc(5)):
+// nothing in them can have been changed.
+func textRanges(maps, file string) (out []addresses) {
+	s := bufio.NewScanner(strings.NewReader(maps))
+	for s.Scan() {
+		var r addresses
+		var mode, offset, dev, inode, path string
+		if n, _ := fmt.Sscanf(s.Text(), "%x-%x %s %s %s %s %s", &r.from, &r.to, &mode, &offset, &dev, &inode, &path); n == 7 && path == file && mode[1] == '-' {
+			out = append(out, r)
+		}
+	}
+	return out
 }

@@ -31,7 +31,7 @@ type Managed struct {
 // Guard is what a class asks for.
 type Guard string
 
-// The guards. GuardAuto, and the empty one, let the node choose.
+// The guards. GuardAuto, and the empty one, let the node choose: GuardDM.
 const (
 	GuardAuto   Guard = "auto"
 	GuardKernel Guard = "kernel"

@@ -32,7 +32,8 @@ func (n *Node) protect(ctx context.Context, rec *Record, ns nvmesysfs.Namespace,
 	p := guard.Path{Disk: ns.Disk, Node: device, Major: ns.Major, Minor: ns.Minor, SizeBytes: ns.SizeBytes}
 	d, err := n.Guards.Ensure(ctx, rec.Table, p, ns.ReadOnly, n.proof(*rec, p))
 	if err != nil {
-		return fmt.Errorf("%w: %w", volume.ErrPending, err)
+		// As text: what the proof finds wrong would make this a final answer.
+		return fmt.Errorf("%w: %v", volume.ErrPending, err)
 	}
 	rec.Disk, rec.Device, rec.Major, rec.Minor = d.Disk, d.Node, d.Major, d.Minor
 	return nil
@@ -43,20 +44,19 @@ func (n *Node) protect(ctx context.Context, rec *Record, ns nvmesysfs.Namespace,
 const keepDisk = (1<<31 - 1) / 1000
 
 // wantsTable decides between the guards, and turns the kernel's on where it has
-// one. A volume that has a table keeps it.
+// one. A volume that has a table keeps it. A table is the default on every
+// kernel: without one native multipath takes a flush that was cancelled with its
+// path for one that was done (6.1 and 6.12; nvme_failover_req), and a power cut
+// of the storage host then loses what fsync had promised.
 func (n *Node) wantsTable(rec Record, ns nvmesysfs.Namespace) (bool, error) {
-	want := rec.Stage.Attachment.Guard
-	if rec.Table != "" || want == GuardDM {
+	if rec.Table != "" || rec.Stage.Attachment.Guard != GuardKernel {
 		return true, nil
 	}
 	holds, err := n.Sysfs.SetDelayedRemoval(ns.Disk, keepDisk)
-	if err != nil {
-		return false, err
-	}
-	if !holds && want == GuardKernel {
+	if err == nil && !holds {
 		n.Log.Warn("guard kernel, and this kernel deletes a disk with its last path: a volume whose disk it deletes is lost until it is staged again", "volume", rec.Stage.VolumeID)
 	}
-	return !holds && want != GuardKernel, nil
+	return false, err
 }
 
 // proof looks again whether p is the volume of rec, and whether rec still

@@ -57,8 +57,7 @@ func (w *world) wantState(volumeID string, want node.State, says string) {
 	}
 }
 
-// TestGuardChoice: the class decides; auto takes the kernel's guard where it has
-// one, and a table where it has none.
+// TestGuardChoice: the class decides, and without its word it is a table.
 func TestGuardChoice(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -66,7 +65,8 @@ func TestGuardChoice(t *testing.T) {
 		deletes bool
 		table   bool
 	}{
-		"auto":                               {guard: node.GuardAuto},
+		"auto":                               {guard: node.GuardAuto, table: true},
+		"none given":                         {table: true},
 		"auto, the kernel deletes disks":     {guard: node.GuardAuto, deletes: true, table: true},
 		"none given, the kernel deletes":     {deletes: true, table: true},
 		"kernel":                             {guard: node.GuardKernel},
@@ -714,7 +714,7 @@ func TestTableNumberReused(t *testing.T) {
 		w.publish(other)
 		w.write(other.TargetPath, "kept")
 		w.proc.Strike(nodetest.Fault{Step: "Ensure", Blow: nodetest.KillAfter})
-		w.wantErr(w.node.Stage(w.ctx(), r), nodetest.ErrKilled)
+		w.wantErr(w.node.Stage(w.ctx(), r), volume.ErrPending, nodetest.ErrKilled.Error())
 		w.restart()
 		w.wantTables("dm-0 over nvme0n2", "dm-1 over nvme0n1")
 		w.unstage(r)

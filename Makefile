@@ -53,7 +53,8 @@ e2e: deps ## tests of the whole product in machines, on every kernel of KERNELS
 torture: deps ## a campaign of faults under writers that check: FAULTS=n SEED=n KERNEL=6.12 MULTIPATH=on|off
 	$(GO) run ./test/cmd/torture -faults $(FAULTS) -seed $(SEED) -kernel $(firstword $(KERNEL) $(KERNELS)) $(if $(filter off,$(MULTIPATH)),-no-multipath)
 
-bench: deps ## stage and publish against the bare sequence of a shell, as ratios
+bench: ## stage and publish against the bare sequence of a shell, as ratios
+	./hack/install-deps fio
 	$(GO) run ./test/cmd/bench
 
 moves: deps ## take a volume from a node that is cut off and give it to another, MOVES times

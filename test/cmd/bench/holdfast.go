@@ -123,7 +123,7 @@ func (b *bench) remove(ctx context.Context, vs []*cluster.Volume) error {
 }
 
 func (b *bench) measure(ctx context.Context) error {
-	for _, part := range []func(context.Context) error{b.idle, b.floor, b.first, b.twentieth, b.together} {
+	for _, part := range []func(context.Context) error{b.idle, b.floor, b.first, b.twentieth, b.together, b.watching, b.dataPath} {
 		if err := part(ctx); err != nil {
 			return err
 		}

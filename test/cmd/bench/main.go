@@ -39,7 +39,7 @@ func run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c, err := cluster.Start(ctx, cluster.Config{Name: "bench", Kernel: os.Getenv("HOLDFAST_KERNEL"), DiskGiB: 24})
+	c, err := cluster.Start(ctx, cluster.Config{Name: "bench", Kernel: os.Getenv("HOLDFAST_KERNEL"), DiskGiB: 24, Tools: []string{"fio"}})
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,11 @@ type result struct {
 	BurstFormatted     float64   `json:"ten_formatted_s"`
 	Idle               memory    `json:"memory_idle"`
 	Loaded             memory    `json:"memory_19_volumes"`
+
+	WatchShare float64 `json:"watch_200_idle_share_of_a_core"`
+	Watching   memory  `json:"memory_200_volumes"`
+
+	DataPath []throughput `json:"data_path"`
 }
 
 func (b *bench) print(w io.Writer) {
@@ -53,4 +58,10 @@ func (b *bench) print(w io.Writer) {
 	row("unpublish + unstage, session stays", r.TeardownShared, r.FloorTeardown)
 	fmt.Fprintf(w, "\n  node plugin: %.1f MiB resident when idle (%.1f anonymous), %.1f MiB with %d volumes (%.1f anonymous)\n",
 		r.Idle.RSSMiB, r.Idle.AnonMiB, r.Loaded.RSSMiB, before, r.Loaded.AnonMiB)
+	fmt.Fprintf(w, "  watching %d idle volumes under dm: %.2f %% of a core, %.1f MiB resident (%.1f anonymous)\n", watched, 100*r.WatchShare, r.Watching.RSSMiB, r.Watching.AnonMiB)
+	fmt.Fprintf(w, "\n  %-44s %9s %9s %7s   %s\n", "I/O per second, medians", "with dm", "without", "ratio", "with: min … max   without: min … max")
+	for _, t := range r.DataPath {
+		fmt.Fprintf(w, "  %-44s %9.0f %9.0f %7.2f   %.0f … %.0f   %.0f … %.0f\n", t.Pattern, median(t.Table), median(t.Beside), t.Ratio,
+			slices.Min(t.Table), slices.Max(t.Table), slices.Min(t.Beside), slices.Max(t.Beside))
+	}
 }

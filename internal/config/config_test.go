@@ -57,7 +57,7 @@ func TestParseRefuses(t *testing.T) {
 		says             []string
 	}{
 		"no YAML":             {"clusterID: here", "clusterID: [", nil},
-		"misspelt key":        {"address: 10.0.0.2:9700", "adress: 10.0.0.2:9700", []string{"adress"}},
+		"misspelt key":        {"address: 10.0.0.2:9700", "addr: 10.0.0.2:9700", []string{`"addr"`}},
 		"key twice":           {"clusterID: here", "clusterID: here\nclusterID: there", []string{"clusterID"}},
 		"other type":          {"clusterID: here", "clusterID: [here]", nil},
 		"no cluster":          {"clusterID: here", "clusterID: \"\"", []string{"clusterID", "1 to 253"}},

@@ -46,41 +46,41 @@ func TestParseTarget(t *testing.T) {
 // Each refusal says which key, what value, and mostly what would be right.
 func TestParseTargetBadInput(t *testing.T) {
 	for change, says := range map[[2]string][]string{
-		{"host: box1", "host: Box_1"}:                          {`"Box_1"`, "lower-case"},
-		{"host: box1", "host: ../x"}:                           {`"../x"`},
-		{"host: box1", "host: " + strings.Repeat("b", 64)}:     {"63"},
-		{"ca: /c,", ""}:                                        {"tls.ca"},
-		{"key: /t.key", "key: t.key"}:                          {"tls.key", `"t.key"`},
-		{"host: box1", ""}:                                     {"host"},
-		{"host: box1", "host: box1\nhots: x"}:                  {`hots`},
-		{"host: box1", "host: box1\nhost: box2"}:               {"host"},
-		{"host: box1", "host: box1\nlisten: nowhere"}:          {"listen", `"nowhere"`},
-		{"host: box1", "host: box1\nlisten: :0"}:               {"listen"},
-		{"host: box1", "host: box1\nlisten: 1.2.3.4:99999"}:    {"listen", "99999"},
-		{"host: box1", "host: box1\nstateDir: var/lib"}:        {"stateDir", "absolute"},
-		{"host: box1", "host: box1\nstateDir: /var/../etc"}:    {"stateDir"},
-		{"name: slow", "name: fast"}:                           {"pools[1]", `"fast"`, "one pool only"},
-		{"path: /srv/slow", "path: /srv/fast"}:                 {"pools[1]", "/srv/fast"},
-		{"port: 4421", "port: 4420"}:                           {"pools[1]", "4420"},
-		{"port: 4421", "port: -1"}:                             {"port", "-1"},
-		{"port: 4421", "port: 65536"}:                          {"port", "65536"},
-		{"port: 4421", "port: 4421.5"}:                         {"port"},
-		{"reserveBytes: 1048576", "reserveBytes: -5"}:          {"reserveBytes", "-5"},
-		{"reserveBytes: 1048576", "reserve: 5"}:                {"reserve"},
-		{"name: slow", "name: slow/er"}:                        {`"slow/er"`},
-		{"name: slow", "name: " + strings.Repeat("s", 33)}:     {"32"},
-		{"path: /srv/slow", "path: srv"}:                       {"path", "absolute"},
-		{"path: /srv/slow", "path: /srv/slow/"}:                {"path", "clean"},
-		{"path: /srv/slow", "path: /"}:                         {"path"},
-		{"address: 10.0.0.2", "address: box1.example"}:         {"address", "numeric"},
-		{"address: 10.0.0.2", "address: 0.0.0.0"}:              {"address", "0.0.0.0"},
-		{"address: 10.0.0.2", "address: 224.0.0.1"}:            {"address"},
-		{"address: 10.0.0.2", `address: "fe80::1%eth0"`}:       {"address", "fe80::1%eth0"},
-		{"address: 10.0.0.2", `address: "10.0.0.2,nqn=x"`}:     {"address"},
-		{goodTarget[strings.Index(goodTarget, "pools:"):], ""}: {"pools", "at least one"},
-		{goodTarget, "pools: [x"}:                              {"yaml"},
-		{goodTarget, "- 1"}:                                    {"array"},
-		{goodTarget, ""}:                                       {"host"},
+		{"host: box1", "host: Box_1"}:                       {`"Box_1"`, "lower-case"},
+		{"host: box1", "host: ../x"}:                        {`"../x"`},
+		{"host: box1", "host: " + strings.Repeat("b", 64)}:  {"63"},
+		{"ca: /c,", ""}:                                     {"tls.ca"},
+		{"key: /t.key", "key: t.key"}:                       {"tls.key", `"t.key"`},
+		{"host: box1", ""}:                                  {"host"},
+		{"host: box1", "host: box1\nhots: x"}:               {`hots`},
+		{"host: box1", "host: box1\nhost: box2"}:            {"host"},
+		{"host: box1", "host: box1\nlisten: nowhere"}:       {"listen", `"nowhere"`},
+		{"host: box1", "host: box1\nlisten: :0"}:            {"listen"},
+		{"host: box1", "host: box1\nlisten: 1.2.3.4:99999"}: {"listen", "99999"},
+		{"host: box1", "host: box1\nstateDir: var/lib"}:     {"stateDir", "absolute"},
+		{"host: box1", "host: box1\nstateDir: /var/../etc"}: {"stateDir"},
+		{"name: slow", "name: fast"}:                        {"pools[1]", `"fast"`, "one pool only"},
+		{"path: /srv/slow", "path: /srv/fast"}:              {"pools[1]", "/srv/fast"},
+		{"port: 4421", "port: 4420"}:                        {"pools[1]", "4420"},
+		{"port: 4421", "port: -1"}:                          {"port", "-1"},
+		{"port: 4421", "port: 65536"}:                       {"port", "65536"},
+		{"port: 4421", "port: 4421.5"}:                      {"port"},
+		{"reserveBytes: 1048576", "reserveBytes: -5"}:       {"reserveBytes", "-5"},
+		{"reserveBytes: 1048576", "reserve: 5"}:             {"reserve"},
+		{"name: slow", "name: slow/er"}:                     {`"slow/er"`},
+		{"name: slow", "name: " + strings.Repeat("s", 33)}:  {"32"},
+		{"path: /srv/slow", "path: srv"}:                    {"path", "absolute"},
+		{"path: /srv/slow", "path: /srv/slow/"}:             {"path", "clean"},
+		{"path: /srv/slow", "path: /"}:                      {"path"},
+		{"address: 10.0.0.2", "address: box1.example"}:      {"address", "numeric"},
+		{"address: 10.0.0.2", "address: 0.0.0.0"}:           {"address", "0.0.0.0"},
+		{"address: 10.0.0.2", "address: 224.0.0.1"}:         {"address"},
+		{"address: 10.0.0.2", `address: "fe80::1%eth0"`}:    {"address", "fe80::1%eth0"},
+		{"address: 10.0.0.2", `address: "10.0.0.2,nqn=x"`}:  {"address"},
+		{withoutPools(t), ""}:                               {"pools", "at least one"},
+		{goodTarget, "pools: [x"}:                           {"yaml"},
+		{goodTarget, "- 1"}:                                 {"array"},
+		{goodTarget, ""}:                                    {"host"},
 	} {
 		text := strings.Replace(goodTarget, change[0], change[1], 1)
 		_, err := config.ParseTarget([]byte(text))
@@ -135,4 +135,14 @@ func FuzzParseTarget(f *testing.F) {
 			t.Errorf("%v\n%s", err, diff)
 		}
 	})
+}
+
+// withoutPools is what has to go for a file without pools.
+func withoutPools(t *testing.T) string {
+	t.Helper()
+	_, pools, ok := strings.Cut(goodTarget, "pools:")
+	if !ok {
+		t.Fatal("no pools in the good file")
+	}
+	return "pools:" + pools
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // mapper is what is needed of the device mapper; *dm.Client is the real one.
-type mapper interface {
+type mapper interface { //nolint:interfacebloat // the device mapper has so many calls
 	Create(name, uuid string) (dm.Device, error)
 	Get(name string) (dm.Device, error)
 	Load(name string, t dm.Table) error

@@ -99,7 +99,7 @@ func (w *Watch) thoroughness(now time.Time) thoroughness {
 
 func (w *Watch) events() (map[string]uint32, error) {
 	if w.Guards == nil {
-		return nil, nil
+		return map[string]uint32{}, nil
 	}
 	return w.Guards.List()
 }

@@ -129,7 +129,7 @@ func timedOut(err error) bool {
 	if t, ok := err.(interface{ Timeout() bool }); ok && t.Timeout() {
 		return true
 	}
-	switch w := err.(type) {
+	switch w := err.(type) { //nolint:errorlint // the tree is walked by hand: see above
 	case interface{ Unwrap() error }:
 		return w.Unwrap() != nil && timedOut(w.Unwrap())
 	case interface{ Unwrap() []error }:

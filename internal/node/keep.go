@@ -13,7 +13,8 @@ import (
 // have to know of the calls that may be under way.
 
 // Restore gives a session that volumes still want one attempt to connect what is
-// missing of it. A last unstage that is taking the session down goes first.
+// missing of it. A last unstage that is taking the session down goes first; then
+// the error wraps volume.ErrPrecondition.
 func (n *Node) Restore(ctx context.Context, s initiator.Session) error {
 	release, err := n.sessions.share(ctx, s.NQN)
 	if err != nil {
@@ -27,7 +28,7 @@ func (n *Node) Restore(ctx context.Context, s initiator.Session) error {
 			return n.Fabric.Restore(ctx, s)
 		}
 	}
-	return nil
+	return fmt.Errorf("session %s: no volume wants it any more: %w", s.NQN, volume.ErrPrecondition)
 }
 
 // Rescan makes the kernel look for the namespaces of a session.

@@ -863,7 +863,12 @@ func TestRestore(t *testing.T) {
 				w.stage(r)
 				c.before(w, r)
 				w.machine.Vanish(r.Attachment.Session.NQN)
-				w.must(w.node.Restore(w.ctx(), r.Attachment.Session))
+				err := w.node.Restore(w.ctx(), r.Attachment.Session)
+				if c.sessions > 0 {
+					w.must(err)
+				} else {
+					w.wantErr(err, volume.ErrPrecondition, "no volume wants it")
+				}
 				if got := len(w.machine.Sessions()); got != c.sessions {
 					w.Errorf("%d sessions, want %d", got, c.sessions)
 				}
@@ -887,7 +892,7 @@ func TestRestoreDuringLastUnstage(t *testing.T) {
 		synctest.Wait()
 		open()
 		w.must(<-unstaged)
-		w.must(<-restored)
+		w.wantErr(<-restored, volume.ErrPrecondition)
 		w.wantView(nothing)
 	})
 }

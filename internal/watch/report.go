@@ -80,6 +80,9 @@ func (w *Watch) sayBlind(err error) {
 
 // saySession logs each change of a session once: lost, back.
 func (w *Watch) saySession(f facts, s *sessionMemory) {
+	if !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Unsettled && !v.Ended }) {
+		return // it is being made, or taken down
+	}
 	switch live := f.live(); {
 	case s.wasLive && !live && s.lostSince.IsZero():
 		w.Log.Warn("session is lost, I/O waits", "nqn", f.session.NQN, "controllers", len(f.controllers), "volumes", len(f.volumes))

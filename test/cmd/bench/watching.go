@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,8 +30,10 @@ func (b *bench) watching(ctx context.Context) error {
 		}
 		vs = append(vs, v)
 	}
-	if _, _, err := b.call(ctx, false, up, vs...); err != nil {
-		return err
+	for batch := range slices.Chunk(vs, 20) { // a chain of calls has a deadline
+		if _, _, err := b.call(ctx, false, up, batch...); err != nil {
+			return err
+		}
 	}
 	time.Sleep(5 * time.Second)
 	from, err := b.processor(ctx)
@@ -47,8 +50,10 @@ func (b *bench) watching(ctx context.Context) error {
 	if b.result.Watching, err = b.memory(ctx); err != nil {
 		return err
 	}
-	if _, _, err := b.call(ctx, false, down, vs...); err != nil {
-		return err
+	for batch := range slices.Chunk(vs, 20) {
+		if _, _, err := b.call(ctx, false, down, batch...); err != nil {
+			return err
+		}
 	}
 	return b.remove(ctx, vs)
 }

@@ -34,7 +34,7 @@ demo: deps ## boot two machines and see volumes survive outages
 
 test: deps ## everything that proves the code: unit, csi-sanity, fuzz seeds, real kernels
 	$(MAKE) --no-print-directory unit kernel e2e
-	$(MAKE) --no-print-directory torture FAULTS=25
+	$(MAKE) --no-print-directory torture FAULTS=25 SEED=2
 
 unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the race detector
 	$(GO) vet ./... && $(GO) vet -tags vm ./test/... && $(GO) vet -tags kernel ./internal/...

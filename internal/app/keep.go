@@ -8,7 +8,6 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/command"
 	"github.com/holdfast-csi/holdfast/internal/dm"
 	"github.com/holdfast-csi/holdfast/internal/guard"
-	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/kmod"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
@@ -39,18 +38,27 @@ func keepAlive(ctx context.Context, flow *node.Node, guards *guard.Guards, grace
 	if err != nil {
 		log.Warn("no uevents: what comes back is noticed a quarter of a second later", "err", err)
 	}
-	w := watch.New(watch.Options{Keeper: keeper{flow}, Sysfs: fs, Guards: guards, Hints: hints, Grace: grace, Dev: fs.Dev, Log: log})
+	w := watch.New(watch.Options{Keeper: &keeper{Node: flow}, Sysfs: fs, Guards: guards, Hints: hints, Grace: grace, Dev: fs.Dev, Log: log})
 	go w.Run(ctx)
 	return w
 }
 
-// keeper shows the node's workflows to the watch.
-type keeper struct{ flow *node.Node }
+// keeper shows the node's workflows to the watch, which alone uses it.
+type keeper struct {
+	*node.Node
+	version uint64
+	volumes []watch.Volume
+}
 
-func (k keeper) Changed() <-chan struct{} { return k.flow.Changed() }
+// Volumes implements watch.Keeper.
+func (k *keeper) Volumes() []watch.Volume {
+	if v := k.Version(); v != k.version || k.volumes == nil {
+		k.version, k.volumes = v, watched(k.Current())
+	}
+	return k.volumes
+}
 
-func (k keeper) Volumes() []watch.Volume {
-	records := k.flow.Current()
+func watched(records []node.Record) []watch.Volume {
 	out := make([]watch.Volume, 0, len(records))
 	for _, r := range records {
 		settled := r.Phase == node.Staged
@@ -66,20 +74,9 @@ func (k keeper) Volumes() []watch.Volume {
 	return out
 }
 
-func (k keeper) Restore(ctx context.Context, s initiator.Session) error {
-	return k.flow.Restore(ctx, s)
-}
-
-func (k keeper) Rescan(nqn string) error { return k.flow.Rescan(nqn) }
-
-func (k keeper) Proof(volumeID string, p guard.Path) guard.Proof { return k.flow.Proof(volumeID, p) }
-
-func (k keeper) IsWithdrawn(ctx context.Context, volumeID string) (bool, error) {
-	return k.flow.IsWithdrawn(ctx, volumeID)
-}
-
-func (k keeper) End(ctx context.Context, volumeID string, why watch.Reason) error {
-	return k.flow.End(ctx, volumeID, endings[why])
+// End implements watch.Keeper.
+func (k *keeper) End(ctx context.Context, volumeID string, why watch.Reason) error {
+	return k.Node.End(ctx, volumeID, endings[why])
 }
 
 var endings = map[watch.Reason]node.Ending{watch.Withdrawn: node.Withdrawn, watch.Expired: node.Expired}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	"github.com/holdfast-csi/holdfast/internal/statefile"
 	"github.com/holdfast-csi/holdfast/internal/volume"
@@ -18,6 +19,7 @@ type book struct {
 	mu      sync.Mutex
 	byID    map[string]Record // guarded by mu; the maps in it are never changed
 	changed chan struct{}
+	version atomic.Uint64 // grows with every change
 }
 
 func openBook(stateDir string) (*book, error) {
@@ -87,6 +89,7 @@ func (b *book) Delete(id string) error {
 }
 
 func (b *book) tell() {
+	b.version.Add(1)
 	select {
 	case b.changed <- struct{}{}:
 	default:

@@ -291,7 +291,8 @@ func (v view) unnumbered() view {
 	return v
 }
 
-// briefly is for calls that are made again: a second takes the polls of a second.
+// briefly is for calls that are made again: while one of them waits, everything
+// polls.
 func (w *world) briefly() context.Context { return w.within(5 * time.Second) }
 
 // interrupt returns the name of the step that went wrong.

@@ -55,6 +55,9 @@ func (n *Node) Current() []Record {
 	return slices.DeleteFunc(n.records.All(), func(r Record) bool { return r.BootID != n.BootID })
 }
 
+// Version grows with every change of a record.
+func (n *Node) Version() uint64 { return n.records.version.Load() }
+
 // Changed delivers after records have changed; one who listens is enough.
 func (n *Node) Changed() <-chan struct{} { return n.records.changed }
 

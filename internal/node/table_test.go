@@ -582,17 +582,45 @@ func TestEndRecordFirst(t *testing.T) {
 // other volume wants.
 func TestEndStuckBelow(t *testing.T) {
 	t.Parallel()
-	inDM(t, func(w *world) {
-		p := published("ext4")(w)
-		w.machine.Cut(p.Attachment.Session.NQN)
-		synced, pod := make(chan error, 1), w.machine.Start(nil)
-		go func() { synced <- pod.Sync(p.TargetPath) }()
-		synctest.Wait()
-		w.machine.HoldBack(p.Attachment.Session.NQN)
-		w.must(w.node.End(w.ctx(), p.VolumeID, node.Expired))
-		w.wantErr(<-synced, syscall.EIO)
-		stageAfterEnd(w, p)
+	for name, end := range map[string]func(*world, node.PublishRequest){
+		"end": func(w *world, p node.PublishRequest) { w.must(w.node.End(w.ctx(), p.VolumeID, node.Expired)) },
+		"end, killed": func(w *world, p node.PublishRequest) {
+			w.proc.Strike(nodetest.Fault{Step: "Disconnect", Blow: nodetest.KillBefore})
+			w.wantErr(w.node.End(w.ctx(), p.VolumeID, node.Expired), nodetest.ErrKilled)
+			w.restart()
+			w.unpublish(p)
+			w.unstage(p.StageRequest)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inDM(t, func(w *world) { endStuckBelow(w, published("ext4")(w), end) })
+		})
+	}
+	t.Run("end, and then the other", func(t *testing.T) {
+		t.Parallel()
+		inDM(t, func(w *world) {
+			p := published("ext4")(w)
+			other := w.stageRequest(w.host.Create(size), "ext4")
+			w.stage(other)
+			endStuckBelow(w, p, func(w *world, p node.PublishRequest) {
+				w.must(w.node.End(w.ctx(), p.VolumeID, node.Expired))
+				w.must(w.node.End(w.ctx(), other.VolumeID, node.Expired))
+				w.unstage(other)
+			})
+		})
 	})
+}
+
+func endStuckBelow(w *world, p node.PublishRequest, end func(*world, node.PublishRequest)) {
+	w.machine.Cut(p.Attachment.Session.NQN)
+	synced, pod := make(chan error, 1), w.machine.Start(nil)
+	go func() { synced <- pod.Sync(p.TargetPath) }()
+	synctest.Wait()
+	w.machine.HoldBack(p.Attachment.Session.NQN)
+	end(w, p)
+	w.wantErr(<-synced, syscall.EIO)
+	stageAfterEnd(w, p)
 }
 
 // TestEndKernel: without a table a volume has only its session.

@@ -67,6 +67,9 @@ func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory)
 		m.become(Failing, f.now)
 		return nil
 	}
+	if m.state == Serving && f.now.Sub(m.since) >= peace {
+		m.feeds, m.feedAt = 0, time.Time{}
+	}
 	out, state := look(r, f, v, m)
 	if state == Serving {
 		m.serve(f.now)
@@ -224,7 +227,4 @@ func (m *volumeMemory) serve(now time.Time) {
 	m.become(Serving, now)
 	m.served = true
 	m.waitSince, m.fencedAt, m.why = time.Time{}, time.Time{}, ""
-	if now.Sub(m.since) >= peace {
-		m.feeds, m.feedAt = 0, time.Time{}
-	}
 }

@@ -477,10 +477,12 @@ func TestFeedPaceReset(t *testing.T) {
 			change(&f, &v)
 			return decideVolume(testRules, f, v, &sessionMemory{}, &m)
 		}
+		failed := time.Second
 		for _, b := range c.between {
 			look(b.after, b.change)
+			failed = b.after + 50*time.Millisecond
 		}
-		if got := words(look(20*time.Second, pathFailed)); !slices.Equal(got, []string{"feed 259:3"}) || m.feeds != c.feeds {
+		if got := words(look(failed, pathFailed)); !slices.Equal(got, []string{"feed 259:3"}) || m.feeds != c.feeds {
 			t.Errorf("%s: %v, and feed %d in a row, want %d", name, got, m.feeds, c.feeds)
 		}
 	}

@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 type seen struct {
 	stale    bool // something may have changed that the cheap look does not show
 	auditAt  time.Time
+	last     glance
 	sessions map[string]seenSession
 	tables   map[string]seenTable
 	strays   map[string]time.Time // our tables that no volume has, since when
@@ -35,18 +37,38 @@ func newSeen() seen {
 	return seen{stale: true, sessions: map[string]seenSession{}, tables: map[string]seenTable{}, strays: map[string]time.Time{}}
 }
 
+// glance is the cheap look: it costs a few small reads for each session and one
+// call for all tables.
+type glance struct {
+	volumes     []Volume
+	controllers []nvmesysfs.Controller
+	events      map[string]uint32
+}
+
+func (w *Watch) glance(volumes []Volume) (g glance, err error) {
+	g.volumes = volumes
+	if g.controllers, err = w.Sysfs.Controllers(); err != nil {
+		return g, err
+	}
+	g.events, err = w.events()
+	return g, err
+}
+
+// same says whether two glances saw the same. The volumes are compared by the
+// list that they are in: the keeper makes a new one at each change.
+func (g glance) same(o glance) bool {
+	return len(g.volumes) == len(o.volumes) && (len(g.volumes) == 0 || &g.volumes[0] == &o.volumes[0]) &&
+		slices.Equal(g.controllers, o.controllers) && maps.Equal(g.events, o.events)
+}
+
 // observe looks at every session that has volumes: cheaply at all of them, and
 // fully at those that have changed or are not well. With an error it returns
 // those that it could see: one that is odd must not hold up the others.
-func (w *Watch) observe(volumes []Volume, now time.Time) ([]facts, error) {
-	controllers, err := w.Sysfs.Controllers()
+func (w *Watch) observe(g glance, err error, now time.Time) ([]facts, error) {
 	if err != nil {
 		return nil, err
 	}
-	events, err := w.events()
-	if err != nil {
-		return nil, err
-	}
+	volumes, controllers, events := g.volumes, g.controllers, g.events
 	how := w.thoroughness(now)
 	w.noteStrays(volumes, events, now)
 	var out []facts

@@ -26,7 +26,8 @@ type Volume struct {
 
 // Keeper is what the watch needs of the node's workflows.
 type Keeper interface {
-	// Volumes returns what is staged now, and Changed delivers when that changes.
+	// Volumes returns what is staged now, in the same list until that changes, and
+	// Changed delivers when it does.
 	Volumes() []Volume
 	Changed() <-chan struct{}
 	Restore(ctx context.Context, s initiator.Session) error

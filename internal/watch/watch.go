@@ -50,6 +50,7 @@ type Watch struct {
 	seen     seen
 	acts     acts
 	blind    string // what the last look failed with
+	calm     bool   // after the last look there was nothing to be done or waited for
 
 	mu      sync.Mutex
 	reports map[string]Report // by volume ID; guarded by mu
@@ -107,11 +108,17 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 	if len(volumes) == 0 && len(w.volumes) == 0 && len(w.seen.strays) == 0 && !w.seen.stale && now.Sub(w.seen.auditAt) < audit {
 		return
 	}
-	all, err := w.observe(volumes, now)
+	g, err := w.glance(volumes)
+	if err == nil && w.calm && !w.seen.stale && now.Sub(w.seen.auditAt) < audit && g.same(w.seen.last) {
+		return // nothing has happened, and nothing is under way
+	}
+	w.seen.last = g
+	all, err := w.observe(g, err, now)
 	if w.sayBlind(err); err != nil && len(all) == 0 {
 		return
 	}
 	r := rules{grace: w.Grace, dev: w.Dev}
+	w.calm = err == nil
 	for _, f := range all {
 		s := w.session(f.session.NQN)
 		w.saySession(f, s)
@@ -121,7 +128,9 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 			before := *m
 			orders = append(orders, decideVolume(r, f, v, s, m)...)
 			w.sayVolume(v, before, *m)
+			w.calm = w.calm && (v.Ended || m.state == Serving)
 		}
+		w.calm = w.calm && len(orders) == 0
 		if f.looked && !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && !w.well(v.ID) }) {
 			s.rescans = 0 // what is missing next is missed for the first time
 		}
@@ -129,6 +138,7 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 	}
 	w.forget(volumes)
 	w.removeStrays(ctx, now)
+	w.calm = w.calm && len(w.seen.strays) == 0
 	w.publish(volumes)
 }
 

@@ -45,21 +45,39 @@ func (m *Machine) wait(ctx context.Context, ok func() bool) error {
 	}
 }
 
-// hang waits as a system call does, until I/O to d goes through or fails. What
-// was sent to a disk stays there until that is live or gone; then a table has it
-// back.
+// hang waits as a system call does, until I/O to d goes through or fails, and
+// returns with the lock held. What was sent to a disk stays there until that is
+// live or gone; then a table has it back.
 func (m *Machine) hang(d *disk) error {
 	var sent *disk
-	return m.wait(context.Background(), func() bool {
-		if sent == nil || sent.gone {
-			sent = d.route()
+	err := m.wait(context.Background(), func() bool {
+		if sent != nil && sent.gone {
+			sent = nil
+			d.flying--
 		}
 		if sent == nil {
-			return d.fails()
+			if sent = d.route(); sent == nil {
+				return d.fails()
+			}
+			d.flying++
 		}
 		s := m.sessions[sent.nqn]
 		return s != nil && s.state == "live"
 	})
+	if sent != nil {
+		d.flying--
+		m.notify()
+	}
+	return err
+}
+
+// drain is hang, and waits for the I/O of others too.
+func (m *Machine) drain(d *disk) error {
+	if err := m.hang(d); err != nil {
+		return err
+	}
+	m.mu.Unlock()
+	return m.wait(context.Background(), func() bool { return d.flying == 0 })
 }
 
 func (m *Machine) ensureSession(ctx context.Context, s initiator.Session) error {

@@ -139,7 +139,7 @@ func (m *Machine) unmount(path string) error {
 	if !last {
 		return nil
 	}
-	err := m.hang(sb.disk)
+	err := m.drain(sb.disk)
 	defer m.mu.Unlock()
 	if err != nil || slices.ContainsFunc(m.mounts, func(x mounted) bool { return x.super == sb }) {
 		return err // mounted again meanwhile

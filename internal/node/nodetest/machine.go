@@ -54,6 +54,7 @@ type disk struct {
 	gone         bool
 	open         bool   // something that is no mount has it open
 	kept         int    // seconds for which it would outlive its last path
+	flying       int    // I/O that was sent and has not come back
 	dirty        string // written to the device node and not flushed
 	table        *table // of dm-N; its I/O goes to the disk below
 }

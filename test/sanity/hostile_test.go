@@ -35,7 +35,7 @@ type scene struct {
 
 func newScene(t *testing.T) *scene {
 	t.Helper()
-	s := &scene{rig: newRig(t, false)}
+	s := &scene{rig: newRig(t)}
 	s.dialAgent()
 	s.used, s.attached, s.spare = s.create("used"), s.create("attached"), s.create("spare")
 	s.usedContext, s.attachedContext = s.attach(s.used), s.attach(s.attached)

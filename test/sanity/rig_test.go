@@ -63,16 +63,12 @@ const (
 	nodeID    = "node1-00000001"
 )
 
-// newRig starts everything; it ends with the test. Volumes have tables unless the
-// node's kernel keeps disks by itself, which few do.
-func newRig(t *testing.T, keeps bool) *rig {
+// newRig starts everything; it ends with the test.
+func newRig(t *testing.T) *rig {
 	t.Helper()
 	r := &rig{T: t, env: agenttest.New(t, "fast"), root: t.TempDir()}
 	r.agent = r.env.StartServing(t)
 	r.machine = nodetest.New(t, target{r.env.Kernel})
-	if !keeps {
-		r.machine.SetDeletes()
-	}
 	proc := r.machine.Start(func(string) (volume.FormatAuthority, error) { return r.agent, nil })
 	nqn, hostID := volume.HostIdentity(clusterID, nodeID)
 	flow, err := node.New(node.Options{

@@ -23,14 +23,15 @@ const volumeBytes = 16 << 20
 // for a capability that is not advertised, and the list below pins which.
 func TestSanity(t *testing.T) {
 	gomega.RegisterFailHandler(ginkgo.Fail)
-	for what, keeps := range map[string]bool{"mount": false, "block": false, "mount, kernel guard": true, "block, kernel guard": true} {
-		accessType, _, _ := strings.Cut(what, ",")
-		r := newRig(t, keeps)
+	for _, what := range []string{"mount, dm", "block, dm", "mount, kernel", "block, kernel"} {
+		accessType, guard, _ := strings.Cut(what, ", ")
+		r := newRig(t)
 		config := sanity.NewTestConfig()
 		config.Address = r.endpoint
 		config.TargetPath, config.StagingPath = filepath.Join(r.root, "mount"), filepath.Join(r.root, "staging")
 		config.TestVolumeSize = volumeBytes
 		config.TestVolumeAccessType = accessType
+		config.TestVolumeParameters = map[string]string{"guard": guard}
 		config.IDGen = &ids{}
 		ginkgo.Describe(what, func() {
 			ginkgo.AfterEach(func() { checkClean(r) })

@@ -60,7 +60,7 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 		case ask:
 			asked = append(asked, o.volume)
 		case end:
-			w.acts.start(ctx, "end "+o.volume.ID, func() error { return w.Keeper.End(ctx, o.volume.ID, o.why) }, w.complain("end", o.volume.ID))
+			w.end(ctx, o)
 		}
 	}
 	w.ask(ctx, f, s, asked)
@@ -82,6 +82,15 @@ func (w *Watch) complain(act, what string) func(error) {
 			w.Log.Debug("the watch will try again", "act", act, "of", what, "err", err)
 		}
 	}
+}
+
+// end looks at the table again afterwards: that it queues no more is no event.
+func (w *Watch) end(ctx context.Context, o order) {
+	done := w.complain("end", o.volume.ID)
+	w.acts.start(ctx, "end "+o.volume.ID, func() error { return w.Keeper.End(ctx, o.volume.ID, o.why) }, func(err error) {
+		delete(w.seen.tables, o.volume.Table)
+		done(err)
+	})
 }
 
 func (w *Watch) connect(ctx context.Context, f facts, s *sessionMemory) {

@@ -65,7 +65,7 @@ func wanted(vs []Volume) bool {
 func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory) []order {
 	if v.Ended {
 		m.become(Failing, f.now)
-		return nil
+		return endAgain(f, v, m)
 	}
 	if m.state == Serving && f.now.Sub(m.since) >= peace {
 		m.feeds, m.feedAt = 0, time.Time{}
@@ -86,6 +86,16 @@ func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory)
 		out = append(out, s.rescan(f.now)...)
 	}
 	return append(out, policy(r, f, v, m)...)
+}
+
+// endAgain ends what is on record as ended and still waits: whoever ended it was
+// killed in between.
+func endAgain(f facts, v Volume, m *volumeMemory) []order {
+	t, known := f.tables[v.Table]
+	if !known || t.absent || t.unseen || !t.HasTable || !t.Queues {
+		return nil
+	}
+	return m.end(f.now, v, Withdrawn)
 }
 
 // look finds what to do with the volume's device, and what state it is in.
@@ -201,7 +211,7 @@ func (m *volumeMemory) end(now time.Time, v Volume, why Reason) []order {
 	if now.Before(m.endAt) {
 		return nil
 	}
-	m.endAt = now.Add(endAgain)
+	m.endAt = now.Add(endPause)
 	return []order{{act: end, volume: v, why: why}}
 }
 

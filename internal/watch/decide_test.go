@@ -147,7 +147,12 @@ var (
 	noController = func(f *facts, _ *Volume) { f.controllers, f.namespaces = nil, nil }
 	notLooked    = func(f *facts, _ *Volume) { f.looked = false }
 	unsettled    = func(_ *facts, v *Volume) { v.Unsettled = true }
-	noTable      = func(_ *facts, v *Volume) { v.Table = "" }
+	ended        = func(f *facts, v *Volume) {
+		v.Ended = true
+		ofTable(func(t *table) { t.Active, t.Queues = false, false })(f, v)
+	}
+	endedHalf = func(_ *facts, v *Volume) { v.Ended = true } // killed between the record and the act
+	noTable   = func(_ *facts, v *Volume) { v.Table = "" }
 )
 
 // A guarded volume: what one look makes of it, with an empty memory.
@@ -187,10 +192,12 @@ func TestLook(t *testing.T) {
 		"table absent, connecting":        {both(tableGone, connecting), Lost, nil},
 		"table absent, being staged":      {both(tableGone, unsettled), Waiting, []string{"rescan"}},
 		"table there, being staged":       {unsettled, Serving, nil},
-		"ended":                           {func(_ *facts, v *Volume) { v.Ended = true }, Failing, nil},
-		"ended, connecting":               {both(connecting, func(_ *facts, v *Volume) { v.Ended = true }), Failing, nil},
-		"ended, path failed":              {both(pathFailed, func(_ *facts, v *Volume) { v.Ended = true }), Failing, nil},
-		"ended, absent":                   {both(tableGone, func(_ *facts, v *Volume) { v.Ended = true }), Failing, nil},
+		"ended":                           {ended, Failing, nil},
+		"ended, still queueing":           {endedHalf, Failing, []string{"end withdrawn"}},
+		"ended, no table":                 {both(noTable, endedHalf), Failing, nil},
+		"ended, connecting":               {both(connecting, ended), Failing, nil},
+		"ended, path failed":              {both(pathFailed, ended), Failing, nil},
+		"ended, absent":                   {both(tableGone, ended), Failing, nil},
 		"no table, all is well":           {noTable, Serving, nil},
 		"no table, connecting":            {both(noTable, connecting), Waiting, nil},
 		"no table, another volume":        {both(noTable, otherDevice), Refused, nil},
@@ -198,7 +205,7 @@ func TestLook(t *testing.T) {
 		"no table, another number":        {both(noTable, ofDevice(func(ns *nvmesysfs.Namespace) { ns.Minor = 7 })), Serving, nil},
 		"no table, a head without paths":  {both(noTable, ofDevice(func(ns *nvmesysfs.Namespace) { ns.Controllers = nil })), Waiting, []string{"rescan"}},
 		"no table, given up by kernel":    {both(noTable, noController), Waiting, nil},
-		"no table, ended":                 {both(noTable, func(_ *facts, v *Volume) { v.Ended = true }), Failing, nil},
+		"no table, ended":                 {both(noTable, ended), Failing, nil},
 		"no table, not looked for so far": {both(noTable, notLooked), Waiting, nil},
 	} {
 		v := ourVolume()
@@ -506,7 +513,7 @@ func TestExpired(t *testing.T) {
 		"for ever":             {-1, both(connecting, pathFailed), nil},
 		"the kernel's default": {0, both(connecting, pathFailed), nil},
 		"serving":              {5, both(), nil},
-		"ended already":        {5, both(connecting, func(_ *facts, v *Volume) { v.Ended = true }), nil},
+		"ended already":        {5, both(connecting, ended), nil},
 	} {
 		v := ourVolume()
 		v.Session.Config.CtrlLossTmo = c.loss
@@ -564,7 +571,7 @@ func TestWithdrawn(t *testing.T) {
 		"before, and it comes":    {time.Second, pathFailed, Fenced, []string{"feed 259:3"}},
 		"before, and it is asked": {time.Second, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"ask"}},
 		"over, nothing more":      {DefaultGrace, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"end withdrawn"}},
-		"ended":                   {DefaultGrace, both(connecting, func(_ *facts, v *Volume) { v.Ended = true }), Failing, nil},
+		"ended":                   {DefaultGrace, both(connecting, ended), Failing, nil},
 	} {
 		v := ourVolume()
 		f := factsOf(time.Hour, v)
@@ -594,7 +601,7 @@ func TestAsk(t *testing.T) {
 		"managed, by the kernel": {true, both(noTable, connecting), []int64{2000}},
 		"not managed":            {false, both(connecting, pathFailed), nil},
 		"serving":                {true, both(), nil},
-		"ended":                  {true, both(connecting, func(_ *facts, v *Volume) { v.Ended = true }), nil},
+		"ended":                  {true, both(connecting, ended), nil},
 	} {
 		v := ourVolume()
 		v.Managed = c.managed

@@ -65,7 +65,7 @@ const (
 	feedFirst    = 100 * time.Millisecond
 	feedMost     = 5 * time.Second
 	holdAgain    = 200 * time.Millisecond
-	endAgain     = time.Second
+	endPause     = time.Second
 	// peace is how long a volume must serve before a failed path counts as the
 	// first again. A device that answers and fails its I/O is fed ever more slowly.
 	peace    = 10 * time.Second

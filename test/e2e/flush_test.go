@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -52,7 +53,8 @@ func (b *bench) flushInFlight(f *foreign, guard string) {
 	}
 	b.Logf("guard %s: fsync had returned %s after healing", guard, seconds(time.Since(healed)))
 	b.must(b.node.UnpublishVolume(b.ctx, v))
-	b.must(b.node.UnstageVolume(b.ctx, v))
+	// With guard kernel fsync may have returned long before the session is back.
+	b.within(30*time.Second, "unstage", func(ctx context.Context) error { return b.node.UnstageVolume(ctx, v) })
 }
 
 func (b *bench) synced() bool {

@@ -104,9 +104,15 @@ func (m *mover) round(ctx context.Context, i int) error {
 	}
 	healed := time.Now()
 	// The old pod ends by itself, and the old node lets go.
+	if err := m.wait(grace+20*time.Second, "an error for the pod of the fenced node", func() bool { return len(old.log.Errors()) > 0 }); err != nil {
+		return err
+	}
+	if err := from.Terminate(ctx, "ackio"); err != nil {
+		return err
+	}
 	select {
 	case <-old.done:
-	case <-time.After(grace + 20*time.Second):
+	case <-time.After(20 * time.Second):
 		return errors.New("the pod of the fenced node does not end")
 	}
 	ended := time.Since(healed)

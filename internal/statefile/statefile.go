@@ -1,6 +1,6 @@
-// Package statefile keeps small JSON records, one a file, so that a crash
-// leaves either the old or the new content: write beside, flush, rename, flush
-// the directory.
+// Package statefile keeps small JSON records, one a file, so that a crash of the
+// process leaves either the old or the new content: write beside, rename. What
+// has to outlive the machine's power is flushed too, file and directory.
 //
 // It knows nothing of what is in a record and does not lock.
 package statefile
@@ -24,10 +24,20 @@ const (
 )
 
 // Dir is a directory of records.
-type Dir[T any] struct{ path string }
+type Dir[T any] struct {
+	path    string
+	durable bool
+}
 
 // Open makes the directory if needed, and removes what a crash left half-written.
-func Open[T any](path string) (Dir[T], error) {
+// A record is on disk when Put returns.
+func Open[T any](path string) (Dir[T], error) { return open[T](path, true) }
+
+// OpenVolatile is Open for records that mean nothing after the next boot: they
+// outlive the process, not the machine's power.
+func OpenVolatile[T any](path string) (Dir[T], error) { return open[T](path, false) }
+
+func open[T any](path string, durable bool) (Dir[T], error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return Dir[T]{}, fmt.Errorf("state directory: %w", err)
 	}
@@ -43,7 +53,7 @@ func Open[T any](path string) (Dir[T], error) {
 			return Dir[T]{}, fmt.Errorf("state directory %s: %w", path, err)
 		}
 	}
-	return Dir[T]{path: path}, nil
+	return Dir[T]{path: path, durable: durable}, nil
 }
 
 // file names a record by a hash: keys come from outside and may hold anything.
@@ -52,13 +62,13 @@ func (d Dir[T]) file(key string) string {
 	return filepath.Join(d.path, hex.EncodeToString(sum[:16])+suffix)
 }
 
-// Put writes the record of key. It is on disk when Put returns.
+// Put writes the record of key.
 func (d Dir[T]) Put(key string, v T) error {
 	b, err := json.MarshalIndent(v, "", " ")
 	if err != nil {
 		return fmt.Errorf("record of %s: %w", key, err)
 	}
-	if err := writeAtomic(d.path, d.file(key), append(b, '\n')); err != nil {
+	if err := d.writeAtomic(d.file(key), append(b, '\n')); err != nil {
 		return fmt.Errorf("record of %s: %w", key, err)
 	}
 	return nil
@@ -81,7 +91,7 @@ func (d Dir[T]) Delete(key string) error {
 	if err := os.Remove(d.file(key)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("record of %s: %w", key, err)
 	}
-	return syncDir(d.path)
+	return d.syncDir()
 }
 
 // All reads every record. One that cannot be read is an error: leaving it out
@@ -119,8 +129,8 @@ func read[T any](path string) (v T, err error) {
 	return v, nil
 }
 
-func writeAtomic(dir, path string, b []byte) (err error) {
-	f, err := os.CreateTemp(dir, newPrefix+"*")
+func (d Dir[T]) writeAtomic(path string, b []byte) (err error) {
+	f, err := os.CreateTemp(d.path, newPrefix+"*")
 	if err != nil {
 		return err
 	}
@@ -129,21 +139,27 @@ func writeAtomic(dir, path string, b []byte) (err error) {
 			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
-	_, werr := f.Write(b)
-	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
+	_, err = f.Write(b)
+	if d.durable {
+		err = errors.Join(err, f.Sync())
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(dir)
+	return d.syncDir()
 }
 
-func syncDir(dir string) (err error) {
-	d, err := os.Open(dir)
+func (d Dir[T]) syncDir() (err error) {
+	if !d.durable {
+		return nil
+	}
+	f, err := os.Open(d.path)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, d.Close()) }()
-	return d.Sync()
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return f.Sync()
 }

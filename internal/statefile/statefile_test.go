@@ -21,7 +21,7 @@ type record struct {
 	Next *record
 }
 
-func open(t *testing.T, path string) Dir[record] {
+func openDir(t *testing.T, path string) Dir[record] {
 	t.Helper()
 	d, err := Open[record](path)
 	if err != nil {
@@ -46,7 +46,7 @@ func files(t *testing.T, path string) []string {
 func TestPutGetDelete(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "a", "b")
-	d := open(t, path)
+	d := openDir(t, path)
 	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("directory %v, %v", info, err)
 	}
@@ -73,7 +73,7 @@ func TestPutGetDelete(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(path, names[0])); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("file %v, %v: it may hold a token", info, err)
 	}
-	again := open(t, path)
+	again := openDir(t, path)
 	if all, err := again.All(); err != nil || len(all) != len(keys) {
 		t.Errorf("%d records, %v", len(all), err)
 	}
@@ -95,7 +95,7 @@ func TestCrashLeftovers(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"plain", "with [brackets]*?"} {
 		path := filepath.Join(t.TempDir(), name)
-		d := open(t, path)
+		d := openDir(t, path)
 		if err := d.Put("k", record{Name: "old"}); err != nil {
 			t.Fatal(err)
 		}
@@ -107,7 +107,7 @@ func TestCrashLeftovers(t *testing.T) {
 		if all, err := d.All(); err != nil || len(all) != 1 {
 			t.Errorf("%s: half a file counts: %v, %v", name, all, err)
 		}
-		d = open(t, path)
+		d = openDir(t, path)
 		if got := files(t, path); len(got) != 1 {
 			t.Errorf("%s: left %v", name, got)
 		}
@@ -123,7 +123,7 @@ func TestDamaged(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "{", `{"Name":"x"} {}`, `{"Name":1}`, "\x00\x00", "[]"} {
 		path := t.TempDir()
-		d := open(t, path)
+		d := openDir(t, path)
 		for _, k := range []string{"good", "bad"} {
 			if err := d.Put(k, record{Name: k}); err != nil {
 				t.Fatal(err)
@@ -151,7 +151,7 @@ func TestDamaged(t *testing.T) {
 func TestFailures(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "d")
-	d := open(t, path)
+	d := openDir(t, path)
 	if err := d.Put("k", record{Name: "old"}); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +193,7 @@ func TestFailures(t *testing.T) {
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
-	d := open(t, path)
+	d := openDir(t, path)
 	long := strings.Repeat("x", 10000)
 	var writers, readers sync.WaitGroup
 	stop := make(chan struct{})
@@ -241,5 +241,34 @@ func TestConcurrent(t *testing.T) {
 		if !strings.HasSuffix(f, suffix) {
 			t.Errorf("left %s", f)
 		}
+	}
+}
+
+// TestVolatile: without flushes the files are the same, and a crash of the
+// process leaves old or new.
+func TestVolatile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "run")
+	d, err := OpenVolatile[record](path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"old", "new"} {
+		if err := d.Put("k", record{Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(path, ".new-1"), []byte(`{"Name":"ne`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	durable := openDir(t, path)
+	if got, err := durable.Get("k"); err != nil || got.Name != "new" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if err := d.Delete("k"); err != nil {
+		t.Error(err)
+	}
+	if left := files(t, path); len(left) > 0 {
+		t.Errorf("left %v", left)
 	}
 }

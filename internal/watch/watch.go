@@ -105,11 +105,12 @@ func (w *Watch) drain() {
 // once is one look and what follows from it.
 func (w *Watch) once(ctx context.Context, now time.Time) {
 	volumes := w.Keeper.Volumes()
-	if len(volumes) == 0 && len(w.volumes) == 0 && len(w.seen.strays) == 0 && !w.seen.stale && now.Sub(w.seen.auditAt) < audit {
+	due := w.seen.stale || now.Sub(w.seen.auditAt) >= audit
+	if len(volumes) == 0 && len(w.volumes) == 0 && len(w.seen.strays) == 0 && !due {
 		return
 	}
 	g, err := w.glance(volumes)
-	if err == nil && w.calm && !w.seen.stale && now.Sub(w.seen.auditAt) < audit && g.same(w.seen.last) {
+	if err == nil && w.calm && !due && g.same(w.seen.last) {
 		return // nothing has happened, and nothing is under way
 	}
 	w.seen.last = g
@@ -117,29 +118,34 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 	if w.sayBlind(err); err != nil && len(all) == 0 {
 		return
 	}
-	r := rules{grace: w.Grace, dev: w.Dev}
 	w.calm = err == nil
 	for _, f := range all {
-		s := w.session(f.session.NQN)
-		w.saySession(f, s)
-		orders := decideSession(f, s)
-		for _, v := range f.volumes {
-			m := w.volume(v.ID)
-			before := *m
-			orders = append(orders, decideVolume(r, f, v, s, m)...)
-			w.sayVolume(v, before, *m)
-			w.calm = w.calm && (v.Ended || m.state == Serving)
-		}
-		w.calm = w.calm && len(orders) == 0
-		if f.looked && !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && !w.well(v.ID) }) {
-			s.rescans = 0 // what is missing next is missed for the first time
-		}
-		w.carryOut(ctx, f, s, orders)
+		w.decide(ctx, f)
 	}
 	w.forget(volumes)
 	w.removeStrays(ctx, now)
 	w.calm = w.calm && len(w.seen.strays) == 0
 	w.publish(volumes)
+}
+
+// decide decides about one session and its volumes, says what has changed, and
+// has the orders carried out.
+func (w *Watch) decide(ctx context.Context, f facts) {
+	r, s := rules{grace: w.Grace, dev: w.Dev}, w.session(f.session.NQN)
+	w.saySession(f, s)
+	orders := decideSession(f, s)
+	for _, v := range f.volumes {
+		m := w.volume(v.ID)
+		before := *m
+		orders = append(orders, decideVolume(r, f, v, s, m)...)
+		w.sayVolume(v, before, *m)
+		w.calm = w.calm && (v.Ended || m.state == Serving)
+	}
+	w.calm = w.calm && len(orders) == 0
+	if f.looked && !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && !w.well(v.ID) }) {
+		s.rescans = 0 // what is missing next is missed for the first time
+	}
+	w.carryOut(ctx, f, s, orders)
 }
 
 func (w *Watch) session(nqn string) *sessionMemory {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"strings"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/volume"
@@ -33,14 +34,27 @@ func (h *Host) Disconnect(ctx context.Context, nqn string) error {
 		if len(left) == 0 {
 			return nil
 		}
+		var deleted <-chan struct{}
 		for _, c := range left {
-			if !c.Ending() {
-				h.startDelete(c.Name)
-			}
+			deleted = h.delete(c)
 		}
-		if !sleep(ctx, wait) {
+		if !sleepUnless(ctx, wait, deleted) {
 			return h.notGone(nqn, left, ctx.Err())
 		}
+	}
+}
+
+// sleepUnless is sleep that ends early when done is closed.
+func sleepUnless(ctx context.Context, d time.Duration, done <-chan struct{}) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
 	}
 }
 
@@ -72,26 +86,29 @@ func (h *Host) notGone(nqn string, left []nvmesysfs.Controller, cause error) err
 	return fmt.Errorf("session %s: %s: %w (%w)", nqn, strings.Join(seen, "; "), volume.ErrPending, cause)
 }
 
-// startDelete starts the deletion of a controller unless one is under way. It
-// runs on its own because the write blocks for as long as the kernel likes. A
-// refusal (EBUSY: never live yet) is kept for the error text, and the caller's
-// next look tries again.
-func (h *Host) startDelete(controller string) {
+// delete starts the deletion of a controller unless one is under way, and says
+// when it has ended. It runs on its own because the write blocks for as long as
+// the kernel likes. A refusal (EBUSY: never live yet) is kept for the error text;
+// nothing ends then, and the caller's next look tries again.
+func (h *Host) delete(c nvmesysfs.Controller) (ended <-chan struct{}) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.deleting[controller] {
-		return
+	if under := h.deleting[c.Name]; under != nil || c.Ending() {
+		return under
 	}
-	h.deleting[controller] = true
+	done := make(chan struct{})
+	h.deleting[c.Name] = done
 	go func() {
-		err := h.fs.WriteControl(controller, nvmesysfs.DeleteController, "1")
+		err := h.fs.WriteControl(c.Name, nvmesysfs.DeleteController, "1")
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.deleting, controller)
+		delete(h.deleting, c.Name)
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
-			delete(h.refused, controller)
+			delete(h.refused, c.Name)
+			close(done)
 		} else {
-			h.refused[controller] = err
+			h.refused[c.Name] = err
 		}
 	}()
+	return done
 }

@@ -23,6 +23,8 @@ type Options struct {
 	// HostNQN is who this node is. If it is set, Disconnect leaves controllers
 	// of other host NQNs alone.
 	HostNQN string
+	// Sockets are those of the machine; nil is the running kernel's.
+	Sockets Sockets
 }
 
 // Host makes and unmakes sessions on this machine. There should be one of it:
@@ -32,6 +34,7 @@ type Host struct {
 	connector Connector
 	probe     func(context.Context, netip.AddrPort) error
 	hostNQN   string
+	sockets   Sockets
 
 	// sessions serialises what changes a session, by subsystem NQN.
 	sessions sessionLocks
@@ -40,22 +43,25 @@ type Host struct {
 	connecting mutex
 
 	mu       sync.Mutex
-	deleting map[string]bool  // controllers whose deletion has not returned; guarded by mu
-	refused  map[string]error // why the last deletion of a controller failed; guarded by mu
+	deleting map[string]chan struct{} // controllers whose deletion has not returned; closed when it has; guarded by mu
+	refused  map[string]error         // why the last deletion of a controller failed; guarded by mu
 }
 
 // New returns a Host.
 func New(o Options) *Host {
 	h := &Host{
-		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN,
+		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN, sockets: o.Sockets,
 		sessions: sessionLocks{byID: map[string]*sessionLock{}}, connecting: newMutex(),
-		deleting: map[string]bool{}, refused: map[string]error{},
+		deleting: map[string]chan struct{}{}, refused: map[string]error{},
 	}
 	if h.connector == nil {
 		h.connector = NewFabrics(o.FS)
 	}
 	if h.probe == nil {
 		h.probe = probeTCP
+	}
+	if h.sockets == nil {
+		h.sockets = kernelSockets{}
 	}
 	return h
 }

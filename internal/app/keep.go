@@ -53,7 +53,7 @@ type keeper struct {
 // Volumes implements watch.Keeper.
 func (k *keeper) Volumes() []watch.Volume {
 	if v := k.Version(); v != k.version || k.volumes == nil {
-		k.version, k.volumes = v, watched(k.Current())
+		k.version, k.volumes = v, watched(k.Records())
 	}
 	return k.volumes
 }

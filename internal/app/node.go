@@ -30,12 +30,15 @@ import (
 
 type nodeOptions struct {
 	logOptions
-	endpoint, hosts, name, stateDir, machineID, connect string
-	control, metrics                                    string
-	grace                                               time.Duration
+	endpoint, hosts, name, stateDir, runDir, machineID, connect string
+	control, metrics                                            string
+	grace                                                       time.Duration
 }
 
-const defaultNodeState = "/var/lib/holdfast/node"
+const (
+	defaultNodeState = "/var/lib/holdfast/node"
+	defaultNodeRun   = "/run/holdfast/node"
+)
 
 func newNodeCommand() *cobra.Command {
 	var o nodeOptions
@@ -50,7 +53,8 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.endpoint, "csi-endpoint", "unix:///csi/csi.sock", "socket on which CSI is served")
 	f.StringVar(&o.hosts, "hosts", defaultHostsFile, "file that names the storage hosts")
 	f.StringVar(&o.name, "node-name", os.Getenv("NODE_NAME"), "name of this node; the variable NODE_NAME by default")
-	f.StringVar(&o.stateDir, "state-dir", defaultNodeState, "directory for the records of staged volumes; it must survive a reboot")
+	f.StringVar(&o.stateDir, "state-dir", defaultNodeState, "directory for what must survive a reboot: who this node is, and what was given up")
+	f.StringVar(&o.runDir, "run-dir", defaultNodeRun, "directory for the records of staged volumes; it must survive the plugin, and should be in memory")
 	f.StringVar(&o.machineID, "machine-id-file", "/etc/machine-id", "file with the ID of this machine")
 	f.StringVar(&o.control, "control-socket", defaultControlSocket, "socket for operators on this node (holdfast volumes, holdfast abandon); empty for none")
 	f.StringVar(&o.metrics, "metrics-address", "", "HOST:PORT on which /metrics and /healthz are served; empty for none")
@@ -89,7 +93,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	flow, err := newFlow(o.stateDir, o.connect, identity.HostNQN, guards, authorities(clients), log)
+	flow, err := newFlow(o.runDir, o.connect, identity.HostNQN, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}
@@ -111,7 +115,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 }
 
 // newFlow builds the node workflows on the running kernel.
-func newFlow(stateDir, connect, hostNQN string, guards *guard.Guards, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
+func newFlow(runDir, connect, hostNQN string, guards *guard.Guards, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
 	fs := nvmesysfs.Default()
 	var connector initiator.Connector
 	switch connect {
@@ -131,7 +135,7 @@ func newFlow(stateDir, connect, hostNQN string, guards *guard.Guards, ask node.A
 	}
 	system := node.System{SysRoot: fs.Sys, Run: command.Exec{}}
 	return node.New(node.Options{
-		StateDir: stateDir, BootID: boot, Fabric: initiator.New(initiator.Options{FS: fs, Connector: connector, HostNQN: hostNQN}),
+		RunDir: runDir, BootID: boot, Fabric: initiator.New(initiator.Options{FS: fs, Connector: connector, HostNQN: hostNQN}),
 		Sysfs: fs, Mounter: system, Disk: system, Flusher: system, Guards: guards, Authorities: ask, Log: log,
 	})
 }

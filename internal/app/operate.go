@@ -76,7 +76,7 @@ func (o operator) volume(ctx context.Context, r node.Record) control.Volume {
 // Sessions implements control.Service.
 func (o operator) Sessions() []control.Session {
 	volumes := map[string]int{}
-	for _, r := range o.flow.Current() {
+	for _, r := range o.flow.Records() {
 		volumes[r.Stage.Attachment.Session.NQN]++
 	}
 	var out []control.Session

@@ -26,8 +26,8 @@ import (
 
 type standaloneOptions struct {
 	logOptions
-	endpoint, dir, pool, address, name, machineID string
-	port                                          int
+	endpoint, dir, runDir, pool, address, name, machineID string
+	port                                                  int
 }
 
 // standaloneCluster is the cluster ID of an installation that has no cluster.
@@ -47,7 +47,8 @@ func newStandaloneCommand() *cobra.Command {
 	host, _ := os.Hostname()
 	f := cmd.Flags()
 	f.StringVar(&o.endpoint, "csi-endpoint", "unix:///csi/csi.sock", "socket on which CSI is served")
-	f.StringVar(&o.dir, "state-dir", "/var/lib/holdfast/standalone", "directory for the records")
+	f.StringVar(&o.dir, "state-dir", "/var/lib/holdfast/standalone", "directory for the records of the storage host, and for who this node is")
+	f.StringVar(&o.runDir, "run-dir", "/run/holdfast/standalone", "directory for the records of staged volumes; it must survive the process, and should be in memory")
 	f.StringVar(&o.pool, "pool-dir", "", "directory of the volumes, on XFS, btrfs or ext4")
 	f.StringVar(&o.address, "address", "127.0.0.1", "IP address over which volumes are connected")
 	f.IntVar(&o.port, "port", config.DefaultNVMePort, "TCP port over which volumes are connected")
@@ -83,7 +84,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	flow, err := newFlow(nodeDir, "fabrics", identity.HostNQN, guards, authorities(clients), log)
+	flow, err := newFlow(o.runDir, "fabrics", identity.HostNQN, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,12 @@
 package node
 
 import (
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -11,8 +14,13 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
-// book is the records, on disk and in memory: the watch reads all of them all
-// the time. What is in memory is on disk.
+// book is the records, in files and in memory: the watch reads all of them all
+// the time. What is in memory is in its file.
+//
+// The records are those of one boot, in a directory of their own: a table, a mount
+// and a session end with the boot, and nothing of what they were has to be known
+// after it. So no record waits for a disk to flush, and where the directory is in
+// memory, as /run is, none waits for a disk at all.
 type book struct {
 	dir statefile.Dir[Record]
 
@@ -22,8 +30,14 @@ type book struct {
 	version atomic.Uint64 // grows with every change
 }
 
-func openBook(stateDir string) (*book, error) {
-	dir, err := statefile.Open[Record](filepath.Join(stateDir, "volumes"))
+// bootPrefix begins the names of the directories of the boots.
+const bootPrefix = "boot-"
+
+func openBook(runDir, bootID string) (*book, error) {
+	if err := forgetBoots(runDir, bootID); err != nil {
+		return nil, err
+	}
+	dir, err := statefile.OpenVolatile[Record](filepath.Join(runDir, bootPrefix+bootID))
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +53,22 @@ func openBook(stateDir string) (*book, error) {
 		b.byID[r.Stage.VolumeID] = r
 	}
 	return b, nil
+}
+
+// forgetBoots removes the records of earlier boots, where runDir outlives one.
+func forgetBoots(runDir, bootID string) error {
+	entries, err := os.ReadDir(runDir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	for _, e := range entries {
+		if boot, ok := strings.CutPrefix(e.Name(), bootPrefix); ok && boot != bootID {
+			if err := os.RemoveAll(filepath.Join(runDir, e.Name())); err != nil {
+				return fmt.Errorf("run directory: records of an earlier boot: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // Get returns the record of a volume; volume.ErrNotFound if there is none.
@@ -63,26 +93,27 @@ func (b *book) All() []Record {
 	return out
 }
 
-// Put keeps a record. It is on disk when Put returns nil.
+// Put keeps a record. Whoever calls it has the volume's lock; readers do not wait
+// for the file.
 func (b *book) Put(id string, r Record) error {
 	r = r.clone()
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if err := b.dir.Put(id, r); err != nil {
 		return err
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.byID[id] = r
 	b.tell()
 	return nil
 }
 
-// Delete forgets a record; none is no error.
+// Delete forgets a record; none is no error. As for Put, the caller has the lock.
 func (b *book) Delete(id string) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if err := b.dir.Delete(id); err != nil {
 		return err
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	delete(b.byID, id)
 	b.tell()
 	return nil

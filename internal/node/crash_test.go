@@ -194,9 +194,9 @@ func fails(at int, err error) nodetest.Fault {
 }
 
 // hideRecords makes every further write of a record fail, as a full disk does.
-func (w *world) hideRecords() { _ = os.Rename(w.stateDir(), w.stateDir()+".away") }
+func (w *world) hideRecords() { _ = os.Rename(w.runDir(), w.runDir()+".away") }
 
-func (w *world) showRecords() { _ = os.Rename(w.stateDir()+".away", w.stateDir()) }
+func (w *world) showRecords() { _ = os.Rename(w.runDir()+".away", w.runDir()) }
 
 // TestInterrupted lets every step of every call go wrong in every way, calls
 // again, and expects what comes out without any fault; or takes the volume away
@@ -258,7 +258,7 @@ func nearHalved(steps []string, at int) bool {
 // watch does what the watch does all the time: whoever still waits gets a
 // session, and a disk below the table.
 func (w *world) watch() {
-	for _, r := range w.node.Current() {
+	for _, r := range w.node.Records() {
 		if r.Table == "" || r.Ended != node.NotEnded {
 			continue
 		}
@@ -271,7 +271,7 @@ func (w *world) watch() {
 // removeStrays is what the watch does with tables of nobody.
 func (w *world) removeStrays() {
 	for _, name := range w.machine.TableNames() {
-		if !slices.ContainsFunc(w.node.Current(), func(r node.Record) bool { return r.Table == name }) {
+		if !slices.ContainsFunc(w.node.Records(), func(r node.Record) bool { return r.Table == name }) {
 			_ = w.proc.Remove(w.within(time.Second), name) // unless something has it open
 		}
 	}

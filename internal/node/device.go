@@ -125,7 +125,7 @@ func (n *Node) superblockGone(ctx context.Context, rec Record) error {
 // sessionShared says whether another volume's record uses the session of rec.
 func (n *Node) sessionShared(rec Record) bool {
 	for _, o := range n.records.All() {
-		if o.Stage.VolumeID != rec.Stage.VolumeID && o.nqn() == rec.nqn() && o.BootID == n.BootID {
+		if o.Stage.VolumeID != rec.Stage.VolumeID && o.nqn() == rec.nqn() {
 			return true
 		}
 	}

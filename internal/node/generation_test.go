@@ -181,10 +181,10 @@ func TestSessionShared(t *testing.T) {
 			w.unstage(r)
 			w.unstage(r)
 		}
+		w.wantView(nothing)
 		if got := w.machine.Ended(nqn); got != 1 {
 			w.Errorf("disconnected %d times, want 1", got)
 		}
-		w.wantView(nothing)
 	})
 }
 

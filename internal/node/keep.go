@@ -24,7 +24,7 @@ func (n *Node) Restore(ctx context.Context, s initiator.Session) error {
 	for _, r := range n.records.All() {
 		// Of what is flushed the unmount may still wait in the table.
 		wanted := r.Phase != Flushed || r.Table != ""
-		if r.nqn() == s.NQN && r.BootID == n.BootID && wanted && r.Ended == NotEnded {
+		if r.nqn() == s.NQN && wanted && r.Ended == NotEnded {
 			return n.Fabric.Restore(ctx, s)
 		}
 	}
@@ -33,6 +33,10 @@ func (n *Node) Restore(ctx context.Context, s initiator.Session) error {
 
 // Rescan makes the kernel look for the namespaces of a session.
 func (n *Node) Rescan(nqn string) error { return n.Fabric.Rescan(nqn) }
+
+// Hurry makes the kernel's attempts to connect a session begin anew, where they
+// wait for an answer that was lost.
+func (n *Node) Hurry(ctx context.Context, s initiator.Session) error { return n.Fabric.Hurry(ctx, s) }
 
 // Proof says, whenever it is asked, whether p is the device of a volume whose
 // I/O is to go on.

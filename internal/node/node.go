@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
@@ -14,16 +13,17 @@ import (
 
 // Options are what a Node is made of. All fields are required.
 type Options struct {
-	StateDir    string
-	BootID      string
-	Fabric      fabric
-	Sysfs       observer
-	Mounter     mounter
-	Disk        disk
-	Flusher     flusher
-	Guards      guards
-	Authorities Authorities
-	Log         *slog.Logger
+	// RunDir holds the records of the boot BootID, and outlives the process. It
+	// should be in memory.
+	RunDir, BootID string
+	Fabric         fabric
+	Sysfs          observer
+	Mounter        mounter
+	Disk           disk
+	Flusher        flusher
+	Guards         guards
+	Authorities    Authorities
+	Log            *slog.Logger
 }
 
 // Node carries out the workflows. Its methods may be called concurrently: calls
@@ -39,7 +39,7 @@ type Node struct {
 
 // New opens the records of a node.
 func New(o Options) (*Node, error) {
-	records, err := openBook(o.StateDir)
+	records, err := openBook(o.RunDir, o.BootID)
 	if err != nil {
 		return nil, err
 	}
@@ -48,12 +48,6 @@ func New(o Options) (*Node, error) {
 
 // Records returns what the node has staged, for the watch and for operators.
 func (n *Node) Records() []Record { return n.records.All() }
-
-// Current returns the records of this boot: of an earlier one nothing is left
-// but the record.
-func (n *Node) Current() []Record {
-	return slices.DeleteFunc(n.records.All(), func(r Record) bool { return r.BootID != n.BootID })
-}
 
 // Version grows with every change of a record.
 func (n *Node) Version() uint64 { return n.records.version.Load() }

@@ -30,9 +30,7 @@ const recordVersion = 1
 type Record struct {
 	Version int
 	Phase   Phase
-	// BootID tells whether mounts can still be there.
-	BootID string
-	Stage  StageRequest
+	Stage   StageRequest
 	// Disk, Major and Minor name the device that was staged, which is that of the
 	// table if there is one: for finding what is left of it, never for finding
 	// the volume.
@@ -78,8 +76,8 @@ func (r Record) Identity() initiator.Identity {
 
 func (r Record) nqn() string { return r.Stage.Attachment.Session.NQN }
 
-func newRecord(req StageRequest, bootID string) Record {
-	return Record{Version: recordVersion, Phase: Staging, BootID: bootID, Stage: req, Targets: map[string]Target{}}
+func newRecord(req StageRequest) Record {
+	return Record{Version: recordVersion, Phase: Staging, Stage: req, Targets: map[string]Target{}}
 }
 
 // sameStage says whether a record already stands for what req asks for. The

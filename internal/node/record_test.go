@@ -15,7 +15,7 @@ import (
 // open opens a node on the records of w; the machine is not touched.
 func open(w *world) error {
 	_, err := node.New(node.Options{
-		StateDir: w.stateDir(), BootID: w.boot, Fabric: w.proc, Sysfs: w.proc, Mounter: w.proc, Disk: w.proc, Flusher: w.proc,
+		RunDir: w.runDir(), BootID: w.boot, Fabric: w.proc, Sysfs: w.proc, Mounter: w.proc, Disk: w.proc, Flusher: w.proc,
 		Guards: w.proc, Authorities: w.proc.Authorities, Log: slog.New(slog.DiscardHandler),
 	})
 	return err
@@ -39,7 +39,7 @@ func TestRecordsDamaged(t *testing.T) {
 			t.Parallel()
 			inWorld(t, func(w *world) {
 				w.stage(w.stageRequest(w.host.Create(size), "ext4"))
-				files, err := filepath.Glob(filepath.Join(w.stateDir(), "volumes", "*.json"))
+				files, err := filepath.Glob(filepath.Join(w.runDir(), "boot-*", "*.json"))
 				if err != nil || len(files) != 1 {
 					t.Fatalf("records: %v %v", files, err)
 				}
@@ -75,6 +75,28 @@ func TestRecordSurvives(t *testing.T) {
 		want := map[string]node.Target{p.TargetPath: {ReadOnly: true}}
 		if diff := cmp.Diff(want, after[0].Targets); diff != "" || after[0].Stage.StagingPath != r.StagingPath {
 			w.Errorf("-want +got:\n%s", diff)
+		}
+	})
+}
+
+// TestRecordsOfEarlierBoots are removed, and nothing else that lies beside them.
+func TestRecordsOfEarlierBoots(t *testing.T) {
+	t.Parallel()
+	inWorld(t, func(w *world) {
+		w.stage(w.stageRequest(w.host.Create(size), "ext4"))
+		other := filepath.Join(w.runDir(), "somebody's")
+		w.must(os.Mkdir(other, 0o700))
+		for range 3 {
+			w.reboot()
+		}
+		entries, err := os.ReadDir(w.runDir())
+		w.must(err)
+		var names []string
+		for _, e := range entries {
+			names = append(names, e.Name())
+		}
+		if diff := cmp.Diff([]string{"boot-" + w.boot, "somebody's"}, names); diff != "" || len(w.node.Records()) > 0 {
+			w.Errorf("records %v, -want +got:\n%s", w.node.Records(), diff)
 		}
 	})
 }

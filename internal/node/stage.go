@@ -42,7 +42,7 @@ func (n *Node) stage(ctx context.Context, req StageRequest) (begun *Record, err 
 	rec, err := n.records.Get(req.VolumeID)
 	switch {
 	case errors.Is(err, volume.ErrNotFound):
-		rec = newRecord(req, n.BootID)
+		rec = newRecord(req)
 	case err != nil:
 		return nil, err
 	default:
@@ -65,8 +65,6 @@ func (n *Node) settle(ctx context.Context, rec *Record, req StageRequest) (done 
 	switch {
 	case have > want:
 		return false, fmt.Errorf("volume %s: generation %d is staged and this call carries %d: it is out of date: %w", req.VolumeID, have, want, volume.ErrUnavailable)
-	case rec.BootID != n.BootID:
-		// Nothing of an earlier boot is left but the record.
 	case have < want:
 		if err := n.bury(ctx, *rec); err != nil {
 			return false, unsettled(fmt.Errorf("volume %s: clear away ended generation %d: %w", req.VolumeID, have, err))
@@ -81,7 +79,7 @@ func (n *Node) settle(ctx context.Context, rec *Record, req StageRequest) (done 
 		done, err := n.resume(ctx, rec, req)
 		return done, unsettled(err)
 	}
-	*rec = newRecord(req, n.BootID)
+	*rec = newRecord(req)
 	return false, nil
 }
 
@@ -120,7 +118,7 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 	}
 	// The device stays on record: it may have unsaved data, and an unstage that
 	// comes next has to wait for it.
-	again := newRecord(req, n.BootID)
+	again := newRecord(req)
 	again.Disk, again.Device, again.Major, again.Minor, again.Targets = rec.Disk, rec.Device, rec.Major, rec.Minor, rec.Targets
 	again.Table, again.Found = rec.Table, rec.Found
 	*rec = again

@@ -61,7 +61,7 @@ func (n *Node) unstage(ctx context.Context, rec Record) error {
 	if err != nil {
 		return err
 	}
-	if rec.BootID == n.BootID && rec.Disk != "" && rec.Phase != Flushed && !unused {
+	if rec.Disk != "" && rec.Phase != Flushed && !unused {
 		if err := n.checkUnpublished(rec); err != nil {
 			return err
 		}
@@ -153,19 +153,17 @@ func (n *Node) lossIfIO(err error) error {
 // takeDown removes what a stage has made, in the reverse order, and the record
 // last. Nothing in it saves data: that was flush's part.
 func (n *Node) takeDown(ctx context.Context, rec Record) error {
-	if rec.BootID == n.BootID {
-		if err := n.failIfEnded(rec); err != nil {
-			return err
-		}
-		if err := n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk); err != nil {
-			return err
-		}
-		if err := n.superblockGone(ctx, rec); err != nil {
-			return err
-		}
-		if err := n.unguard(ctx, rec); err != nil {
-			return err
-		}
+	if err := n.failIfEnded(rec); err != nil {
+		return err
+	}
+	if err := n.unmountAll(ctx, rec.Stage.StagingPath, rec.Disk); err != nil {
+		return err
+	}
+	if err := n.superblockGone(ctx, rec); err != nil {
+		return err
+	}
+	if err := n.unguard(ctx, rec); err != nil {
+		return err
 	}
 	release, err := n.sessions.close(ctx, rec.nqn())
 	if err != nil {
@@ -240,7 +238,7 @@ func (n *Node) disconnectIfDead(ctx context.Context, rec Record) (dead bool, err
 	}
 	defer release()
 	for _, o := range n.records.All() {
-		if o.Stage.VolumeID != rec.Stage.VolumeID && o.nqn() == rec.nqn() && o.BootID == n.BootID && o.Ended == NotEnded && !n.withdrawn(ctx, o) {
+		if o.Stage.VolumeID != rec.Stage.VolumeID && o.nqn() == rec.nqn() && o.Ended == NotEnded && !n.withdrawn(ctx, o) {
 			return false, nil
 		}
 	}

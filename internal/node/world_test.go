@@ -91,7 +91,7 @@ func (w *world) restart() {
 	w.Helper()
 	w.proc = w.machine.Start(w.host.Authorities)
 	n, err := node.New(node.Options{
-		StateDir: w.stateDir(), BootID: w.boot, Fabric: w.proc, Sysfs: w.proc, Mounter: w.proc, Disk: w.proc, Flusher: w.proc,
+		RunDir: w.runDir(), BootID: w.boot, Fabric: w.proc, Sysfs: w.proc, Mounter: w.proc, Disk: w.proc, Flusher: w.proc,
 		Guards: w.proc, Authorities: w.proc.Authorities, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -100,7 +100,7 @@ func (w *world) restart() {
 	w.node = n
 }
 
-func (w *world) stateDir() string { return filepath.Join(w.root, "state") }
+func (w *world) runDir() string { return filepath.Join(w.root, "run") }
 
 // reboot restarts the machine with the plugin.
 func (w *world) reboot() {
@@ -278,7 +278,7 @@ func (w *world) wantChanges(want ...string) {
 // gets its disk back below its table.
 func (w *world) feed() {
 	w.Helper()
-	for _, r := range w.node.Current() {
+	for _, r := range w.node.Records() {
 		if r.Table != "" && r.Ended == node.NotEnded {
 			w.must(w.feedOne(r))
 		}

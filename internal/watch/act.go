@@ -53,6 +53,8 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 		case rescan:
 			nqn := f.session.NQN
 			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn))
+		case hurry:
+			w.hurry(ctx, f)
 		case feed:
 			w.feed(ctx, o)
 		case hold:
@@ -90,6 +92,14 @@ func (w *Watch) end(ctx context.Context, o order) {
 	w.acts.start(ctx, "end "+o.volume.ID, func() error { return w.Keeper.End(ctx, o.volume.ID, o.why) }, func(err error) {
 		delete(w.seen.tables, o.volume.Table)
 		done(err)
+	})
+}
+
+func (w *Watch) hurry(ctx context.Context, f facts) {
+	w.acts.start(ctx, "hurry "+f.session.NQN, func() error { return w.Keeper.Hurry(ctx, f.session) }, func(err error) {
+		if err != nil {
+			w.Log.Debug("the kernel tries again when it will", "nqn", f.session.NQN, "err", err)
+		}
 	})
 }
 

@@ -38,7 +38,7 @@ func decideSession(f facts, m *sessionMemory) []order {
 	}
 	if !f.missing() {
 		m.failures, m.connectAt = 0, time.Time{}
-		return out
+		return append(out, m.hurry(f)...)
 	}
 	if wanted(f.volumes) && !f.now.Before(m.connectAt) {
 		most := connectMost
@@ -50,6 +50,15 @@ func decideSession(f facts, m *sessionMemory) []order {
 		out = append(out, order{act: connect})
 	}
 	return out
+}
+
+// hurry looks after the kernel's own attempts while nothing is live.
+func (m *sessionMemory) hurry(f facts) []order {
+	if f.live() || !f.eager || !wanted(f.volumes) || f.now.Before(m.hurryAt) {
+		return nil
+	}
+	m.hurryAt = f.now.Add(hurryEvery)
+	return []order{{act: hurry}}
 }
 
 func wanted(vs []Volume) bool {

@@ -94,7 +94,7 @@ func words(orders []order) []string {
 			out = append(out, "hold "+o.below)
 		case end:
 			out = append(out, "end "+string(o.why))
-		case ask, connect, rescan:
+		case ask, connect, rescan, hurry:
 			out = append(out, string(o.act))
 		}
 	}
@@ -325,6 +325,36 @@ func TestConnectIsWanted(t *testing.T) {
 		}
 		if want := len(c.orders); s.failures != want {
 			t.Errorf("%s: %d attempts counted, want %d", name, s.failures, want)
+		}
+	}
+}
+
+// The kernel is hurried while it alone is at it: nothing live, nothing to connect,
+// and somebody who wants it soon.
+func TestHurry(t *testing.T) {
+	t.Parallel()
+	ended := ourVolume()
+	ended.Ended = true
+	for name, c := range map[string]struct {
+		volume      Volume
+		eager       bool
+		controllers []nvmesysfs.Controller
+		moments     []int64
+	}{
+		"connecting":    {ourVolume(), true, []nvmesysfs.Controller{controller("nvme1", "connecting", 1)}, []int64{0, 250, 500, 750, 1000}},
+		"not eager":     {ourVolume(), false, []nvmesysfs.Controller{controller("nvme1", "connecting", 1)}, nil},
+		"live":          {ourVolume(), true, []nvmesysfs.Controller{controller("nvme1", "live", 1)}, nil},
+		"nothing there": {ourVolume(), true, nil, nil},
+		"ended":         {ended, true, []nvmesysfs.Controller{controller("nvme1", "connecting", 1)}, nil},
+	} {
+		var s sessionMemory
+		got := moments(time.Second, hurry, func(d time.Duration) []order {
+			f := factsOf(d, c.volume)
+			f.eager, f.controllers = c.eager, c.controllers
+			return decideSession(f, &s)
+		})
+		if diff := cmp.Diff(c.moments, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
 }

@@ -35,6 +35,7 @@ type sessionMemory struct {
 	rescanAt  time.Time
 	rescans   int
 	askAt     time.Time
+	hurryAt   time.Time // not before
 	outages   int
 	connects  int // that succeeded
 }
@@ -57,6 +58,7 @@ type volumeMemory struct {
 
 // The pace of what is repeated.
 const (
+	hurryEvery   = 250 * time.Millisecond
 	connectFirst = 250 * time.Millisecond
 	connectMost  = 500 * time.Millisecond // while nothing of the session is live
 	connectSpare = 5 * time.Second        // while another portal serves
@@ -100,6 +102,7 @@ const (
 	set     act = "set"
 	connect act = "connect"
 	rescan  act = "rescan"
+	hurry   act = "hurry"
 	feed    act = "feed"
 	hold    act = "hold"
 	ask     act = "ask"

@@ -32,6 +32,8 @@ type Keeper interface {
 	Changed() <-chan struct{}
 	Restore(ctx context.Context, s initiator.Session) error
 	Rescan(nqn string) error
+	// Hurry makes the kernel try again where it waits for an answer that was lost.
+	Hurry(ctx context.Context, s initiator.Session) error
 	Proof(volumeID string, p guard.Path) guard.Proof
 	IsWithdrawn(ctx context.Context, volumeID string) (bool, error)
 	// End makes a volume's I/O fail from now on.

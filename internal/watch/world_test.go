@@ -350,6 +350,10 @@ func (w *world) Rescan(nqn string) error {
 	return nil
 }
 
+func (w *world) Hurry(_ context.Context, s initiator.Session) error {
+	return ofAct(w.called("hurry", s.NQN))
+}
+
 func (w *world) Proof(id string, p guard.Path) guard.Proof {
 	return func() error {
 		w.mu.Lock()

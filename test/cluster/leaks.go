@@ -28,7 +28,7 @@ done 2>/dev/null
 for s in /sys/class/nvme-subsystem/*/nvme*n*; do echo "disk ${s##*/}"; done
 while read -r dev at rest; do case $at in /var/lib/kubelet/*) echo "mount of $dev at $at";; esac; done </proc/self/mounts
 for f in /var/lib/kubelet/pods/*/*; do echo "mount point $f"; done
-for f in /data/holdfast/volumes/*; do echo "record $f"; done
+for f in /run/holdfast/node/boot-*/*.json; do echo "record $f"; done
 for f in /sys/block/dm-*; do read -r name <$f/dm/name || name=?; echo "table $name"; done 2>/dev/null
 for f in /sys/fs/ext4/nvme* /sys/fs/ext4/dm-* /sys/fs/xfs/dm-* /sys/fs/xfs/nvme*; do echo "superblock $f"; done
 for p in /proc/[0-9]*; do

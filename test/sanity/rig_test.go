@@ -72,7 +72,7 @@ func newRig(t *testing.T) *rig {
 	proc := r.machine.Start(func(string) (volume.FormatAuthority, error) { return r.agent, nil })
 	nqn, hostID := volume.HostIdentity(clusterID, nodeID)
 	flow, err := node.New(node.Options{
-		StateDir: filepath.Join(r.root, "state"), BootID: "boot", Fabric: proc, Sysfs: proc, Mounter: proc, Disk: proc, Flusher: proc,
+		RunDir: filepath.Join(r.root, "run"), BootID: "boot", Fabric: proc, Sysfs: proc, Mounter: proc, Disk: proc, Flusher: proc,
 		Guards: proc, Authorities: proc.Authorities, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -122,11 +123,46 @@ func (b *bench) remove(ctx context.Context, vs []*cluster.Volume) error {
 	return nil
 }
 
-func (b *bench) measure(ctx context.Context) error {
-	for _, part := range []func(context.Context) error{b.idle, b.floor, b.first, b.twentieth, b.together, b.watching, b.dataPath} {
-		if err := part(ctx); err != nil {
-			return err
+// part is one of what is measured.
+type part struct {
+	name string
+	run  func(*bench, context.Context) error
+}
+
+var parts = []part{
+	{"idle", (*bench).idle}, {"shell", (*bench).floor}, {"first", (*bench).first}, {"twentieth", (*bench).twentieth},
+	{"together", (*bench).together}, {"watching", (*bench).watching}, {"datapath", (*bench).dataPath},
+}
+
+func partNames() []string {
+	var out []string
+	for _, p := range parts {
+		out = append(out, p.name)
+	}
+	return out
+}
+
+// choose returns the parts named, in their own order, or all.
+func choose(only string) ([]part, error) {
+	if only == "" {
+		return parts, nil
+	}
+	wanted := strings.Split(only, ",")
+	for _, name := range wanted {
+		if !slices.Contains(partNames(), name) {
+			return nil, fmt.Errorf("only: value %q: want some of %s", name, strings.Join(partNames(), ", "))
 		}
+	}
+	return slices.DeleteFunc(slices.Clone(parts), func(p part) bool { return !slices.Contains(wanted, p.name) }), nil
+}
+
+func (b *bench) measure(ctx context.Context, chosen []part) error {
+	for _, p := range chosen {
+		began := time.Now()
+		if err := p.run(b, ctx); err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		fmt.Printf("  %-10s measured in %.0f s\n", p.name, time.Since(began).Seconds())
 	}
 	return nil
 }

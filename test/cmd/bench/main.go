@@ -8,10 +8,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -23,18 +25,24 @@ const benchTime = 20 * time.Minute
 func main() { os.Exit(status()) }
 
 func status() int {
+	only := flag.String("only", "", "parts to measure, separated by commas: "+strings.Join(partNames(), ", ")+"; all if empty")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, benchTime)
 	defer cancel()
-	if err := run(ctx); err != nil {
+	if err := run(ctx, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		return 1
 	}
 	return 0
 }
 
-func run(ctx context.Context) (err error) {
+func run(ctx context.Context, only string) (err error) {
+	chosen, err := choose(only)
+	if err != nil {
+		return err
+	}
 	csicall, err := cluster.Build(ctx, "test/cmd/csicall")
 	if err != nil {
 		return err
@@ -48,7 +56,7 @@ func run(ctx context.Context) (err error) {
 	if err := b.c.Nodes[0].Put(ctx, csicall, callPath, 0o755); err != nil {
 		return err
 	}
-	if err := b.measure(ctx); err != nil {
+	if err := b.measure(ctx, chosen); err != nil {
 		return fmt.Errorf("%w\n%s", err, c.Nodes[0].PluginLog(ctx))
 	}
 	b.result.Kernel, b.result.Accel = c.Lab.KernelVersion(), c.Lab.Accel()

@@ -40,25 +40,51 @@ type result struct {
 	DataPath []throughput `json:"data_path"`
 }
 
+// print leaves out what was not measured.
 func (b *bench) print(w io.Writer) {
 	r := b.result
 	fmt.Fprintf(w, "\n  Holdfast against the bare sequence of a shell (nvme connect, blkid, mkfs, mount, bind)\n")
 	fmt.Fprintf(w, "  Linux %s, %s; ext4, %d MiB; medians of this run, ratios are what counts\n\n", r.Kernel, r.Accel, volumeSize>>20)
 	fmt.Fprintf(w, "  %-44s %9s %9s %7s   %s\n", "stage + publish", "Holdfast", "shell", "ratio", "Holdfast min … max")
 	row := func(what string, ours, floor []float64) {
+		if len(ours) == 0 || len(floor) == 0 {
+			return
+		}
 		fmt.Fprintf(w, "  %-44s %7.2f s %7.2f s %7.2f   %.2f … %.2f\n", what, median(ours), median(floor), median(ours)/median(floor), slices.Min(ours), slices.Max(ours))
 	}
 	row("1st volume of a node, fresh", r.FirstFresh, r.FloorFresh)
 	row("1st volume of a node, formatted before", r.FirstFormatted, r.FloorFormatted)
 	row("20th volume, fresh", r.TwentiethFresh, r.FloorFresh)
 	row("20th volume, formatted before (no mkfs)", r.TwentiethFormatted, r.FloorFormatted)
-	row("ten at once, fresh", []float64{r.BurstFresh}, []float64{r.FloorBurstFresh})
-	row("ten at once, formatted before", []float64{r.BurstFormatted}, []float64{r.FloorBurstFormatted})
+	row("ten at once, fresh", measured(r.BurstFresh), measured(r.FloorBurstFresh))
+	row("ten at once, formatted before", measured(r.BurstFormatted), measured(r.FloorBurstFormatted))
 	row("unpublish + unstage, last of its session", r.Teardown, r.FloorTeardown)
 	row("unpublish + unstage, session stays", r.TeardownShared, r.FloorTeardown)
-	fmt.Fprintf(w, "\n  node plugin: %.1f MiB resident when idle (%.1f anonymous), %.1f MiB with %d volumes (%.1f anonymous)\n",
-		r.Idle.RSSMiB, r.Idle.AnonMiB, r.Loaded.RSSMiB, before, r.Loaded.AnonMiB)
-	fmt.Fprintf(w, "  watching %d idle volumes under dm: %.2f %% of a core, %.1f MiB resident (%.1f anonymous)\n", watched, 100*r.WatchShare, r.Watching.RSSMiB, r.Watching.AnonMiB)
+	b.printCost(w)
+}
+
+// measured is one sample, or none.
+func measured(seconds float64) []float64 {
+	if seconds == 0 {
+		return nil
+	}
+	return []float64{seconds}
+}
+
+func (b *bench) printCost(w io.Writer) {
+	r := b.result
+	if r.Idle.RSSMiB > 0 {
+		fmt.Fprintf(w, "\n  node plugin: %.1f MiB resident when idle (%.1f anonymous)\n", r.Idle.RSSMiB, r.Idle.AnonMiB)
+	}
+	if r.Loaded.RSSMiB > 0 {
+		fmt.Fprintf(w, "  node plugin: %.1f MiB with %d volumes (%.1f anonymous)\n", r.Loaded.RSSMiB, before, r.Loaded.AnonMiB)
+	}
+	if r.Watching.RSSMiB > 0 {
+		fmt.Fprintf(w, "  watching %d idle volumes under dm: %.2f %% of a core, %.1f MiB resident (%.1f anonymous)\n", watched, 100*r.WatchShare, r.Watching.RSSMiB, r.Watching.AnonMiB)
+	}
+	if len(r.DataPath) == 0 {
+		return
+	}
 	fmt.Fprintf(w, "\n  %-44s %9s %9s %7s   %s\n", "I/O per second, medians", "with dm", "without", "ratio", "with: min … max   without: min … max")
 	for _, t := range r.DataPath {
 		fmt.Fprintf(w, "  %-44s %9.0f %9.0f %7.2f   %.0f … %.0f   %.0f … %.0f\n", t.Pattern, median(t.Table), median(t.Beside), t.Ratio,

@@ -24,7 +24,13 @@ type campaign struct {
 	report   report.Report
 	resumes  map[string][]time.Duration // by kind; overlapping ones under "overlap"
 	injected int
-	drawn    int // portal of this round
+	drawn    int      // portal of this round
+	victim   *subject // of this round, where a fault hits one volume alone
+	extra    *cluster.Volume
+	writers  uint64
+	restaged int // volumes under guard kernel that were lost, as announced
+	// staticBytes is how large the static namespace is by now.
+	staticBytes int64
 }
 
 func newCampaign(c *cluster.Cluster, o options, kinds []fault) *campaign {
@@ -57,22 +63,24 @@ const (
 var staticPorts = []int{4430, 4431}
 
 func (t *campaign) provision(ctx context.Context) error {
-	if _, err := t.storage().Shell(ctx, "truncate -s 16M "+staticImage); err != nil {
+	t.staticBytes = 16 << 20
+	if _, err := t.storage().Shell(ctx, fmt.Sprintf("truncate -s %d %s", t.staticBytes, staticImage)); err != nil {
 		return err
 	}
 	if err := t.staticTarget(ctx); err != nil {
 		return err
 	}
 	for _, v := range []*cluster.Volume{
-		{Name: "ext4", FSType: "ext4", SizeBytes: 32 << 20},
-		{Name: "xfs", FSType: "xfs", SizeBytes: 320 << 20},
-		{Name: "block", SizeBytes: 16 << 20},
+		{Name: "ext4", FSType: "ext4", SizeBytes: 32 << 20, Parameters: map[string]string{"guard": "dm"}},
+		{Name: "xfs", FSType: "xfs", SizeBytes: 320 << 20, Parameters: map[string]string{"guard": "dm"}},
+		{Name: "block", SizeBytes: 16 << 20, Parameters: map[string]string{"guard": "dm"}},
+		{Name: "ext4-kernel", FSType: "ext4", SizeBytes: 32 << 20, Parameters: map[string]string{"guard": "kernel"}},
+		{Name: "block-kernel", SizeBytes: 16 << 20, Parameters: map[string]string{"guard": "kernel"}},
 	} {
-		v.Parameters = map[string]string{"guard": "dm"}
 		if err := t.c.Use(ctx, v, t.node()); err != nil {
 			return err
 		}
-		t.subjects = append(t.subjects, &subject{Volume: v, guard: "dm"})
+		t.subjects = append(t.subjects, &subject{Volume: v, guard: v.Parameters["guard"]})
 	}
 	static := &cluster.Volume{Name: "static", ID: "static-volume", SizeBytes: 16 << 20, Context: map[string]string{
 		"nqn": staticNQN, "uuid": staticUUID, "guard": "dm", "addresses": fmt.Sprintf("%s:%d,%[1]s:%d", t.storage().Addr(), staticPorts[0], staticPorts[1]),
@@ -84,10 +92,12 @@ func (t *campaign) provision(ctx context.Context) error {
 		return err
 	}
 	t.subjects = append(t.subjects, &subject{Volume: static, guard: "dm"})
-	for i, s := range t.subjects {
-		s.start(ctx, t.node(), uint64(i+1))
+	for _, s := range t.subjects {
+		t.writers++
+		s.start(ctx, t.node(), t.writers)
 	}
 	t.report.Volumes = len(t.subjects)
+	t.victim = t.subjects[0]
 	if err := t.notePort(ctx); err != nil {
 		return err
 	}
@@ -108,9 +118,14 @@ for p in %d %d; do mkdir ports/$p; (cd ports/$p; echo tcp >addr_trtype; echo ipv
 // portal is the one of the two that the round draws.
 func (t *campaign) portal() int { return staticPorts[t.drawn] }
 
-// draw picks one fault, or two that have nothing to do with each other.
+// static is the volume of the target that nobody of ours manages.
+func (t *campaign) static() *subject { return t.subjects[len(t.subjects)-1] }
+
+// draw picks one fault, or two that have nothing to do with each other, and whom
+// they hit.
 func (t *campaign) draw() []fault {
 	t.drawn = t.random.IntN(len(staticPorts))
+	t.victim = t.subjects[t.random.IntN(len(t.subjects)-1)]
 	first := t.kinds[t.random.IntN(len(t.kinds))]
 	if t.faults-t.injected < 2 || t.random.IntN(10) < 6 {
 		return []fault{first}
@@ -138,10 +153,24 @@ func (t *campaign) round(ctx context.Context, faults []fault) error {
 	}
 	healed := time.Now()
 	t.injected += len(faults)
-	if err := t.resumed(ctx, healed, func() error { return t.unhurt() }); err != nil {
+	if err := t.resumed(ctx, healed, faults); err != nil {
 		return fmt.Errorf("%s: %w", kind, err)
 	}
-	o := t.measure(kind, injected, healed)
+	for _, f := range faults {
+		if f.after != nil {
+			if err := f.after(ctx, t); err != nil {
+				return fmt.Errorf("after %s: %w", f.kind, err)
+			}
+		}
+	}
+	t.note(kind, faults, injected, healed)
+	time.Sleep(time.Duration(300+t.random.IntN(1200)) * time.Millisecond)
+	return t.unhurt(nil)
+}
+
+// note reports a round that every volume survived as it had to.
+func (t *campaign) note(kind string, faults []fault, injected, healed time.Time) {
+	o := t.measure(kind, faults, injected, healed)
 	t.report.Outages = append(t.report.Outages, o)
 	name := kind
 	if len(faults) > 1 {
@@ -150,8 +179,6 @@ func (t *campaign) round(ctx context.Context, faults []fault) error {
 	t.resumes[name] = append(t.resumes[name], time.Duration(o.ResumedAfterHealS*float64(time.Second)))
 	fmt.Printf("%4d/%d %6.1f s  %-32s lasted %5.1f s, I/O waited %5.1f s, back %4.2f s after healing\n",
 		t.injected, t.faults, time.Since(t.began).Seconds(), kind, o.HealedS-o.InjectedS, o.WaitedS, o.ResumedAfterHealS)
-	time.Sleep(time.Duration(300+t.random.IntN(1200)) * time.Millisecond)
-	return t.unhurt()
 }
 
 // happen injects and heals; the second of two begins and ends at its own time.
@@ -196,50 +223,78 @@ func (t *campaign) happen(ctx context.Context, faults []fault) error {
 const resumeTime = 45 * time.Second
 
 // resumed waits until every volume has a write acknowledged after t and is well.
-func (t *campaign) resumed(ctx context.Context, since time.Time, check func() error) error {
+// Those that the faults may cost their device are let be until the others are.
+func (t *campaign) resumed(ctx context.Context, since time.Time, faults []fault) error {
+	var mortal []*subject
 	for _, s := range t.subjects {
-		for end := time.Now().Add(resumeTime); ; time.Sleep(10 * time.Millisecond) {
-			if _, ok := s.log.FirstAfter(since); ok {
-				break
-			}
-			if check != nil {
-				if err := check(); err != nil {
-					return err
-				}
-			}
-			if time.Now().After(end) {
-				h, err := s.health(ctx, t.node())
-				return fmt.Errorf("volume %s does not go on within %s; its health: %q %v", s.Name, resumeTime, h, err)
-			}
+		if t.mayLose(s, faults) {
+			mortal = append(mortal, s)
+			continue
+		}
+		if err := t.serves(ctx, s, since, faults); err != nil {
+			return err
 		}
 	}
 	for _, s := range t.subjects {
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-			h, err := s.health(ctx, t.node())
-			if err == nil && h == "" {
-				break
-			}
-			if time.Now().After(end) {
-				return fmt.Errorf("volume %s serves, and its health is still %q %v", s.Name, h, err)
-			}
+		if t.mayLose(s, faults) {
+			continue
+		}
+		if err := t.well(ctx, s); err != nil {
+			return err
+		}
+	}
+	for _, s := range mortal {
+		if err := t.settled(ctx, s, since); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// unhurt fails if a writer has seen an error.
-func (t *campaign) unhurt() error {
+func (t *campaign) serves(ctx context.Context, s *subject, since time.Time, faults []fault) error {
+	for end := time.Now().Add(resumeTime); ; time.Sleep(10 * time.Millisecond) {
+		if _, ok := s.log.FirstAfter(since); ok {
+			return nil
+		}
+		if err := t.unhurt(faults); err != nil {
+			return err
+		}
+		if time.Now().After(end) {
+			h, err := s.health(ctx, t.node())
+			return fmt.Errorf("volume %s does not go on within %s; its health: %q %v", s.Name, resumeTime, h, err)
+		}
+	}
+}
+
+func (t *campaign) well(ctx context.Context, s *subject) error {
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		h, err := s.health(ctx, t.node())
+		if err == nil && h == "" {
+			return nil
+		}
+		if time.Now().After(end) {
+			return fmt.Errorf("volume %s serves, and its health is still %q %v", s.Name, h, err)
+		}
+	}
+}
+
+// unhurt fails if a writer has seen an error that the faults do not excuse.
+func (t *campaign) unhurt(faults []fault) error {
 	for _, s := range t.subjects {
-		if e := s.log.Errors(); len(e) > 0 {
+		if e := s.log.Errors(); len(e) > 0 && !t.mayLose(s, faults) {
 			return fmt.Errorf("the writer of %s saw %d errors: %v", s.Name, len(e), e[:min(3, len(e))])
 		}
 	}
 	return nil
 }
 
-func (t *campaign) measure(kind string, injected, healed time.Time) report.Outage {
+// measure counts the volumes that had to live.
+func (t *campaign) measure(kind string, faults []fault, injected, healed time.Time) report.Outage {
 	o := report.Outage{Kind: kind, Guard: "dm", OK: true, InjectedS: injected.Sub(t.began).Seconds(), HealedS: healed.Sub(t.began).Seconds()}
 	for _, s := range t.subjects {
+		if t.mayLose(s, faults) {
+			continue
+		}
 		first, _ := s.log.FirstAfter(healed)
 		o.ResumedAfterHealS = max(o.ResumedAfterHealS, first.Sub(healed).Seconds())
 		o.WaitedS = max(o.WaitedS, s.log.Stall(injected, first).Seconds())

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/holdfast-csi/holdfast/test/vm"
 )
 
 // scope is what a fault takes hold of. Faults that overlap share none.
@@ -26,59 +28,69 @@ type fault struct {
 	kind     string
 	scope    scope
 	min, max time.Duration // how long it lasts
-	inject   func(context.Context, *campaign) error
-	heal     func(context.Context, *campaign) error
+	deletes  deletion
+	inject   act
+	heal     act
+	// after is done once every volume serves again; may be nil.
+	after act
 }
+
+type act func(context.Context, *campaign) error
 
 func nothing(context.Context, *campaign) error { return nil }
 
 const nvmePort = 4420
 
 var catalogue = []fault{
-	{"refuse", network, 1 * time.Second, 15 * time.Second,
-		func(ctx context.Context, t *campaign) error { return t.storage().Refuse(ctx, nvmePort) },
-		func(ctx context.Context, t *campaign) error { return t.storage().Unrefuse(ctx, nvmePort) }},
-	{"silent", network, 1 * time.Second, 20 * time.Second,
-		func(_ context.Context, t *campaign) error { t.storage().NIC(0).Drop(); return nil }, healNIC},
-	{"one-way-to", network, 2 * time.Second, 15 * time.Second,
-		func(_ context.Context, t *campaign) error { t.storage().NIC(0).DropTo(); return nil }, healNIC},
-	{"one-way-from", network, 2 * time.Second, 15 * time.Second,
-		func(_ context.Context, t *campaign) error { t.storage().NIC(0).DropFrom(); return nil }, healNIC},
-	{"delay", network, 3 * time.Second, 8 * time.Second,
-		func(_ context.Context, t *campaign) error {
-			t.storage().NIC(0).Delay(150*time.Millisecond, 100*time.Millisecond)
-			return nil
-		}, healNIC},
-	{"loss", network, 3 * time.Second, 8 * time.Second,
-		func(_ context.Context, t *campaign) error {
+	{kind: "refuse", scope: network, min: 1 * time.Second, max: 15 * time.Second,
+		inject: func(ctx context.Context, t *campaign) error { return t.storage().Refuse(ctx, nvmePort) },
+		heal:   func(ctx context.Context, t *campaign) error { return t.storage().Unrefuse(ctx, nvmePort) }},
+	{kind: "silent", scope: network, min: 1 * time.Second, max: 20 * time.Second,
+		inject: nic(func(n *vm.NIC) { n.Drop() }), heal: healNIC},
+	{kind: "one-way-to", scope: network, min: 2 * time.Second, max: 15 * time.Second,
+		inject: nic(func(n *vm.NIC) { n.DropTo() }), heal: healNIC},
+	{kind: "one-way-from", scope: network, min: 2 * time.Second, max: 15 * time.Second,
+		inject: nic(func(n *vm.NIC) { n.DropFrom() }), heal: healNIC},
+	{kind: "delay", scope: network, min: 3 * time.Second, max: 8 * time.Second,
+		inject: nic(func(n *vm.NIC) { n.Delay(150*time.Millisecond, 100*time.Millisecond) }), heal: healNIC},
+	{kind: "loss", scope: network, min: 3 * time.Second, max: 8 * time.Second,
+		inject: func(_ context.Context, t *campaign) error {
 			t.storage().NIC(0).Loss(0.1, t.random.Uint64())
 			return nil
-		}, healNIC},
-	{"hung", network, 2 * time.Second, 15 * time.Second, hang, unhang},
-	{"power", network | config | agent, 1 * time.Second, 4 * time.Second,
-		func(_ context.Context, t *campaign) error { return t.storage().PowerCut() },
-		func(ctx context.Context, t *campaign) error { return t.powerOn(ctx) }},
-	{"agent-kill", agent, 0, 3 * time.Second, killAgent, startAgent},
-	{"plugin-kill", plugin, 0, 8 * time.Second, killPlugin, startPlugin},
-	{"subsystem-gone", config | agent, 1 * time.Second, 15 * time.Second, withoutAgent(hide), withAgent(show)},
-	{"host-denied", config | agent, 1 * time.Second, 8 * time.Second, withoutAgent(deny), withAgent(allow)},
-	{"port-closed", config | agent, 1 * time.Second, 8 * time.Second, withoutAgent(closePort), withAgent(openPort)},
-	{"namespace-off", config | agent, 1 * time.Second, 6 * time.Second, withoutAgent(enable("0")), withAgent(enable("1"))},
-	{"uuid-changed", config | agent, 1 * time.Second, 6 * time.Second, withoutAgent(otherUUID), withAgent(ownUUID)},
-	{"controller-deleted", session, 0, 0, onNode(`for c in /sys/class/nvme/nvme*; do read -r n <$c/subsysnqn; [ $n = $NQN ] && echo 1 >$c/delete_controller; done; true`), nothing},
-	{"disconnect", session, 0, 0, onNode("nvme disconnect -n $NQN"), nothing},
-	{"disconnect-all", session, 0, 0, onNode("nvme disconnect-all"), nothing},
-	{"reset", session, 0, 0, onNode(`for c in /sys/class/nvme/nvme*; do (echo 1 >$c/reset_controller) 2>/dev/null; done; true`), nothing},
-	{"plugin-kill-disconnect", plugin | session, 1 * time.Second, 8 * time.Second,
-		func(ctx context.Context, t *campaign) error {
+		}, heal: healNIC},
+	{kind: "hung", scope: network, min: 2 * time.Second, max: 15 * time.Second, inject: hang, heal: unhang},
+	{kind: "power", scope: network | config | agent, min: 1 * time.Second, max: 4 * time.Second,
+		inject: func(_ context.Context, t *campaign) error { return t.storage().PowerCut() },
+		heal:   func(ctx context.Context, t *campaign) error { return t.powerOn(ctx) }},
+	{kind: "agent-kill", scope: agent, max: 3 * time.Second, inject: killAgent, heal: startAgent},
+	{kind: "plugin-kill", scope: plugin, max: 8 * time.Second, inject: killPlugin, heal: startPlugin},
+	{kind: "plugin-kill-in-stage", scope: network | config | agent | plugin | session, inject: killInStage, heal: startPlugin, after: stageAgain},
+	{kind: "subsystem-gone", scope: config | agent, min: 1 * time.Second, max: 15 * time.Second, deletes: refused, inject: withoutAgent(hide), heal: withAgent(show)},
+	{kind: "host-denied", scope: config | agent, min: 1 * time.Second, max: 8 * time.Second, deletes: refused, inject: withoutAgent(deny), heal: withAgent(allow)},
+	{kind: "port-closed", scope: config | agent, min: 1 * time.Second, max: 8 * time.Second, inject: withoutAgent(closePort), heal: withAgent(openPort)},
+	{kind: "namespace-off", scope: config | agent, min: 1 * time.Second, max: 6 * time.Second, deletes: theVictim, inject: withoutAgent(enable("0")), heal: withAgent(enable("1"))},
+	{kind: "uuid-changed", scope: config | agent, min: 1 * time.Second, max: 6 * time.Second, deletes: theVictim, inject: withoutAgent(otherUUID), heal: withAgent(ownUUID)},
+	{kind: "controller-deleted", scope: session, deletes: managed,
+		inject: onNode(`for c in /sys/class/nvme/nvme*; do read -r n <$c/subsysnqn; [ $n = $NQN ] && echo 1 >$c/delete_controller; done; true`), heal: nothing},
+	{kind: "disconnect", scope: session, deletes: managed, inject: onNode("nvme disconnect -n $NQN"), heal: nothing},
+	{kind: "disconnect-all", scope: session, deletes: managed, inject: onNode("nvme disconnect-all"), heal: nothing},
+	{kind: "reset", scope: session, inject: onNode(`for c in /sys/class/nvme/nvme*; do (echo 1 >$c/reset_controller) 2>/dev/null; done; true`), heal: nothing},
+	{kind: "plugin-kill-disconnect", scope: plugin | session, min: 1 * time.Second, max: 8 * time.Second, deletes: managed,
+		inject: func(ctx context.Context, t *campaign) error {
 			if err := killPlugin(ctx, t); err != nil {
 				return err
 			}
 			return onNode("nvme disconnect-all")(ctx, t)
-		}, startPlugin},
-	{"portal-dead", network, 2 * time.Second, 12 * time.Second,
-		func(ctx context.Context, t *campaign) error { return t.storage().Refuse(ctx, t.portal()) },
-		func(ctx context.Context, t *campaign) error { return t.storage().Unrefuse(ctx, t.portal()) }},
+		}, heal: startPlugin},
+	{kind: "portal-dead", scope: network, min: 2 * time.Second, max: 12 * time.Second,
+		inject: func(ctx context.Context, t *campaign) error { return t.storage().Refuse(ctx, t.portal()) },
+		heal:   func(ctx context.Context, t *campaign) error { return t.storage().Unrefuse(ctx, t.portal()) }},
+	{kind: "grown", scope: config | agent, inject: grow, heal: nothing, after: grown},
+	{kind: "grown-while-away", scope: network | config | agent, min: 2 * time.Second, max: 10 * time.Second, inject: growAway, heal: healNIC, after: grown},
+}
+
+func nic(f func(*vm.NIC)) act {
+	return func(_ context.Context, t *campaign) error { f(t.storage().NIC(0)); return nil }
 }
 
 // choose returns the entries named, or all.
@@ -106,92 +118,3 @@ func (f fault) lasts(r *rand.Rand) time.Duration {
 }
 
 func healNIC(_ context.Context, t *campaign) error { return t.storage().NIC(0).Heal() }
-
-func killAgent(ctx context.Context, t *campaign) error   { return t.storage().KillAgent(ctx) }
-func startAgent(ctx context.Context, t *campaign) error  { return t.storage().StartAgent(ctx) }
-func killPlugin(ctx context.Context, t *campaign) error  { return t.node().KillPlugin(ctx) }
-func startPlugin(ctx context.Context, t *campaign) error { return t.node().StartPlugin(ctx) }
-
-// withoutAgent kills the agent first: it would mend what is broken.
-func withoutAgent(f func(context.Context, *campaign) error) func(context.Context, *campaign) error {
-	return func(ctx context.Context, t *campaign) error {
-		if err := killAgent(ctx, t); err != nil {
-			return err
-		}
-		return f(ctx, t)
-	}
-}
-
-func withAgent(f func(context.Context, *campaign) error) func(context.Context, *campaign) error {
-	return func(ctx context.Context, t *campaign) error {
-		if err := f(ctx, t); err != nil {
-			return err
-		}
-		return startAgent(ctx, t)
-	}
-}
-
-// onTarget runs a script in the target's configfs directory: $S is the managed
-// volumes' subsystem, $P its port, $N the first volume's namespace.
-func onTarget(ctx context.Context, t *campaign, format string, args ...any) error {
-	v := t.subjects[0]
-	script := fmt.Sprintf("cd /sys/kernel/config/nvmet; S=%s; N=subsystems/$S/namespaces/%s; P=ports/$(cat /run/port); ", v.Publish["nqn"], v.Publish["nsid"]) + fmt.Sprintf(format, args...)
-	_, err := t.storage().Shell(ctx, script)
-	return err
-}
-
-// onNode runs a script on the node: $NQN is the managed volumes' subsystem.
-func onNode(script string) func(context.Context, *campaign) error {
-	return func(ctx context.Context, t *campaign) error {
-		_, err := t.node().Shell(ctx, "NQN="+t.subjects[0].Publish["nqn"]+"; "+script)
-		return err
-	}
-}
-
-func hide(ctx context.Context, t *campaign) error {
-	return onTarget(ctx, t, "mkdir -p subsystems/nqn.other; echo 1 >subsystems/nqn.other/attr_allow_any_host; ln -sfn $PWD/subsystems/nqn.other $P/subsystems/nqn.other; rm $P/subsystems/$S")
-}
-
-func show(ctx context.Context, t *campaign) error {
-	return onTarget(ctx, t, "ln -s $PWD/subsystems/$S $P/subsystems/; rm $P/subsystems/nqn.other; rmdir subsystems/nqn.other")
-}
-
-func deny(ctx context.Context, t *campaign) error {
-	return onTarget(ctx, t, "ls subsystems/$S/allowed_hosts >/run/host; rm subsystems/$S/allowed_hosts/*; rm $P/subsystems/$S; ln -s $PWD/subsystems/$S $P/subsystems/")
-}
-
-func allow(ctx context.Context, t *campaign) error {
-	return onTarget(ctx, t, "ln -s $PWD/hosts/$(cat /run/host) subsystems/$S/allowed_hosts/")
-}
-
-func closePort(ctx context.Context, t *campaign) error {
-	return onTarget(ctx, t, "rm $P/subsystems/$S")
-}
-
-func openPort(ctx context.Context, t *campaign) error {
-	return onTarget(ctx, t, "ln -s $PWD/subsystems/$S $P/subsystems/")
-}
-
-func enable(v string) func(context.Context, *campaign) error {
-	return func(ctx context.Context, t *campaign) error { return onTarget(ctx, t, "echo %s >$N/enable", v) }
-}
-
-func otherUUID(ctx context.Context, t *campaign) error {
-	return onTarget(ctx, t, "echo 0 >$N/enable; echo 99999999-2222-4333-8444-555555555555 >$N/device_uuid; echo 1 >$N/enable")
-}
-
-func ownUUID(ctx context.Context, t *campaign) error {
-	return onTarget(ctx, t, "echo 0 >$N/enable; echo %s >$N/device_uuid; echo 1 >$N/enable", t.subjects[0].UUID())
-}
-
-// hang lets connections be made and swallows everything that is said on them: to
-// the node the target accepts and is silent.
-func hang(ctx context.Context, t *campaign) error {
-	_, err := t.storage().Shell(ctx, `nft 'table ip hang { chain i { type filter hook input priority 0; tcp dport 4420 ip length > 100 drop; }; }'`)
-	return err
-}
-
-func unhang(ctx context.Context, t *campaign) error {
-	_, err := t.storage().Shell(ctx, "nft delete table ip hang")
-	return err
-}

@@ -11,17 +11,9 @@ import (
 // end stops the writers, takes the volumes away, reads everything back, deletes,
 // and looks for what is left.
 func (t *campaign) end(ctx context.Context) error {
-	if err := t.node().Terminate(ctx, "ackio"); err != nil {
-		return err
-	}
 	for _, s := range t.subjects {
-		select {
-		case err := <-s.done:
-			if err != nil {
-				return fmt.Errorf("writer of %s: %w", s.Name, err)
-			}
-		case <-time.After(20 * time.Second):
-			return fmt.Errorf("writer of %s hangs", s.Name)
+		if err := s.stop(ctx, t.node()); err != nil {
+			return fmt.Errorf("writer of %s: %w", s.Name, err)
 		}
 	}
 	for _, s := range t.subjects {
@@ -83,8 +75,9 @@ func (t *campaign) print(path string) {
 		d := slices.Sorted(slices.Values(t.resumes[kind]))
 		fmt.Printf("  %-28s %6d %6.2f s %6.2f s %6.2f s\n", kind, len(d), at(d, 0.5), at(d, 0.99), at(d, 1))
 	}
-	fmt.Printf("\n  Linux %s: %d faults on %d volumes in %s, %d writes acknowledged, %d lost, %d wrong, %d I/O errors, %d manual steps, nothing left behind\n  %s\n",
-		t.report.Kernel, t.injected, t.report.Volumes, time.Since(t.began).Round(time.Second), t.report.AckedWrites, t.report.LostWrites, t.report.CorruptReads, t.report.IOErrors, t.report.ManualSteps, path)
+	fmt.Printf("\n  Linux %s: %d faults on %d volumes in %s, %d writes acknowledged, %d lost, %d wrong, %d I/O errors, %d manual steps, nothing left behind\n"+
+		"  %d times a volume under guard kernel was lost with its device, said so, and was whole when it was staged again\n  %s\n",
+		t.report.Kernel, t.injected, t.report.Volumes, time.Since(t.began).Round(time.Second), t.report.AckedWrites, t.report.LostWrites, t.report.CorruptReads, t.report.IOErrors, t.report.ManualSteps, t.restaged, path)
 }
 
 // at is the value at a quantile of sorted durations, in seconds.

@@ -36,12 +36,12 @@ func (s *subject) kind() string {
 // start runs a writer in the node; what it says is kept here, outside.
 func (s *subject) start(ctx context.Context, n *cluster.Node, id uint64) {
 	s.id, s.log, s.done = id, ack.NewLog(), make(chan error, 1)
-	args := []string{"/usr/local/bin/ackio", "-path", s.File(), "-writer", fmt.Sprint(id), "-blocks", fmt.Sprint(areaBlocks), "-pause", "20ms"}
+	script := fmt.Sprintf("echo $$ >%s; exec /usr/local/bin/ackio -path %s -writer %d -blocks %d -pause 20ms", s.pidFile(), s.File(), id, areaBlocks)
 	if s.FSType == "" {
-		args = append(args, "-direct")
+		script += " -direct"
 	}
 	in, out := io.Pipe()
-	cmd := n.Command(ctx, args...)
+	cmd := n.Command(ctx, "bash", "-c", script)
 	cmd.Stdout = out
 	go func() {
 		err := cmd.Run()
@@ -49,6 +49,24 @@ func (s *subject) start(ctx context.Context, n *cluster.Node, id uint64) {
 		s.done <- err
 	}()
 	go func() { _ = s.log.Read(in) }() // ends with the pipe
+}
+
+func (s *subject) pidFile() string { return fmt.Sprintf("/run/writer%d", s.id) }
+
+// stop ends the writer.
+func (s *subject) stop(ctx context.Context, n *cluster.Node) error {
+	if _, err := n.Shell(ctx, fmt.Sprintf("kill -TERM $(<%s) 2>/dev/null || true", s.pidFile())); err != nil {
+		return err
+	}
+	select {
+	case err := <-s.done:
+		if len(s.log.Errors()) > 0 {
+			return nil // it ends with what it saw, and that is counted
+		}
+		return err
+	case <-time.After(20 * time.Second):
+		return fmt.Errorf("writer of %s hangs", s.Name)
+	}
 }
 
 // health is the one reason that the driver gives; "" if the volume is well.

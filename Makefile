@@ -11,6 +11,7 @@ KERNELS ?= 6.12 6.1
 FUZZTIME ?= 30s
 FAULTS ?= 300
 MOVES ?= 50
+AWAY ?= 10m
 # 0 chooses one, and prints it.
 SEED ?= 0
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
@@ -19,7 +20,7 @@ PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build demo test unit kernel e2e torture moves lint fmt generate bench fuzz deps clean
+.PHONY: help build demo test unit kernel e2e long torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
@@ -37,7 +38,7 @@ test: deps ## everything that proves the code: unit, csi-sanity, fuzz seeds, rea
 	$(MAKE) --no-print-directory torture FAULTS=25 SEED=2
 
 unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the race detector
-	$(GO) vet ./... && $(GO) vet -tags vm ./test/... && $(GO) vet -tags kernel ./internal/...
+	$(GO) vet ./... && $(GO) vet -tags 'vm long' ./test/... && $(GO) vet -tags kernel ./internal/...
 	$(GO) test -race ./...
 
 kernel: deps ## tests of single packages inside a machine, on every kernel of KERNELS
@@ -49,6 +50,9 @@ e2e: deps ## tests of the whole product in machines, on every kernel of KERNELS
 	  HOLDFAST_KERNEL=$$k HOLDFAST_KERNEL_TESTS_ONLY=$$only $(GO) test -tags vm -count=1 -timeout 40m ./test/e2e/ || exit 1; \
 	  only=1; \
 	done
+
+long: deps ## fifty sessions at once, a black hole beside, memory full, the plugin away for AWAY
+	HOLDFAST_KERNEL=$(firstword $(KERNEL) $(KERNELS)) $(GO) test -tags 'vm long' -count=1 -timeout 60m -v -run 'TestFiftySessions|TestBlackHoleBeside|TestHealWithoutMemory|TestPluginAway' ./test/e2e/ -away $(AWAY)
 
 torture: deps ## a campaign of faults under writers that check: FAULTS=n SEED=n KERNEL=6.12 MULTIPATH=on|off
 	$(GO) run ./test/cmd/torture -faults $(FAULTS) -seed $(SEED) -kernel $(firstword $(KERNEL) $(KERNELS)) $(if $(filter off,$(MULTIPATH)),-no-multipath)

@@ -42,7 +42,7 @@ func runMoves(ctx context.Context, o options) (err error) {
 	m.report.Kernel, m.report.Accel, m.report.Volumes = c.Lab.KernelVersion(), c.Lab.Accel(), 1
 	for i := range o.moves {
 		if err := m.round(ctx, i); err != nil {
-			return fmt.Errorf("round %d: %w\n--- node1 ---\n%s\n--- node2 ---\n%s", i+1, err, tail(c.Nodes[0].PluginLog(ctx)), tail(c.Nodes[1].PluginLog(ctx)))
+			return fmt.Errorf("round %d: %w\n%s", i+1, err, autopsy(c))
 		}
 	}
 	m.report.Judge()

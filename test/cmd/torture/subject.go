@@ -33,9 +33,12 @@ func (s *subject) kind() string {
 	return s.FSType
 }
 
-// start runs a writer in the node; what it says is kept here, outside.
+// start runs a writer in the node; what it says is kept here, outside. A subject
+// may get another writer while an earlier one still runs, so each reports to the
+// log and the channel it was started with.
 func (s *subject) start(ctx context.Context, n *cluster.Node, id uint64) {
-	s.id, s.log, s.done = id, ack.NewLog(), make(chan error, 1)
+	log, done := ack.NewLog(), make(chan error, 1)
+	s.id, s.log, s.done = id, log, done
 	script := fmt.Sprintf("echo $$ >%s; exec /usr/local/bin/ackio -path %s -writer %d -blocks %d -pause 20ms", s.pidFile(), s.File(), id, areaBlocks)
 	if s.FSType == "" {
 		script += " -direct"
@@ -46,9 +49,9 @@ func (s *subject) start(ctx context.Context, n *cluster.Node, id uint64) {
 	go func() {
 		err := cmd.Run()
 		_ = out.Close() // a pipe's Close does not fail
-		s.done <- err
+		done <- err
 	}()
-	go func() { _ = s.log.Read(in) }() // ends with the pipe
+	go func() { _ = log.Read(in) }() // ends with the pipe
 }
 
 func (s *subject) pidFile() string { return fmt.Sprintf("/run/writer%d", s.id) }

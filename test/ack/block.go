@@ -54,3 +54,10 @@ func Check(buf []byte, writer, at uint64) (seq uint64, err error) {
 	}
 	return le.Uint64(buf[24:]), nil
 }
+
+// Author reads who says to have written a block, whole or torn; false if it
+// bears no stamp.
+func Author(buf []byte) (writer, seq uint64, stamped bool) {
+	le := binary.LittleEndian
+	return le.Uint64(buf[8:]), le.Uint64(buf[24:]), le.Uint64(buf) == magic
+}

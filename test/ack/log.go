@@ -17,6 +17,7 @@ type Log struct {
 	acked  int
 	issued uint64
 	errors []string
+	failed time.Time   // when the first error came, as seen here
 	times  []time.Time // of each acknowledgement, as seen here
 }
 
@@ -47,6 +48,9 @@ func (l *Log) line(text string) error {
 		return nil
 	}
 	if len(text) > 2 && text[0] == 'e' {
+		if len(l.errors) == 0 {
+			l.failed = time.Now()
+		}
 		l.errors = append(l.errors, text[2:])
 		return nil
 	}
@@ -65,6 +69,13 @@ func (l *Log) Errors() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return slices.Clone(l.errors)
+}
+
+// FirstError is when the first error came; zero if none did.
+func (l *Log) FirstError() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed
 }
 
 // FirstAfter is when the first write was acknowledged after t.

@@ -39,7 +39,7 @@ func (w Writer) Run(ctx context.Context) error {
 	}
 	defer f.Close()
 	out := bufio.NewWriter(w.Report)
-	buf := aligned()
+	buf := aligned(BlockSize)
 	random := rand.New(rand.NewPCG(w.Writer, 1))
 	for seq := uint64(1); ctx.Err() == nil; seq++ {
 		at := random.Uint64N(w.Blocks)
@@ -75,8 +75,8 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-func aligned() []byte {
-	raw := make([]byte, 2*BlockSize)
+func aligned(size int) []byte {
+	raw := make([]byte, size+BlockSize)
 	skip := int(-uintptr(unsafe.Pointer(&raw[0])) & (BlockSize - 1))
-	return raw[skip : skip+BlockSize]
+	return raw[skip : skip+size]
 }

@@ -95,7 +95,7 @@ func (n *Node) End(ctx context.Context, volumeID string, why Ending) error {
 }
 
 // endTable ends what waits in the table, and what was sent below before the path
-// was taken out: that waits there until the session is gone.
+// was taken out: that waits there until the session is back or gone.
 func (n *Node) endTable(ctx context.Context, rec Record, why Ending) error {
 	if err := n.end(&rec, why); err != nil {
 		return err

@@ -29,6 +29,8 @@ type observer interface {
 	// SetDelayedRemoval says how long a disk outlives its last path; false
 	// where the kernel cannot.
 	SetDelayedRemoval(disk string, seconds int) (bool, error)
+	// Inflight is how many reads and writes of a disk wait or are under way.
+	Inflight(disk string) (int, error)
 }
 
 // mounter changes and reads the mount table.

@@ -526,35 +526,83 @@ func endShared(w *world, o outage) {
 }
 
 // TestEndSharedStuckBelow: I/O that was sent to the disk before anybody noticed
-// waits there, and no table can call it back. The unstage of the ended volume
-// waits for it, and takes nothing from the volume that shares the session.
+// waits there, and no table can call it back. While the session is down it is
+// taken down for it, if the others that want it have tables to wait in; else it
+// is waited for. Nothing is taken from them.
 func TestEndSharedStuckBelow(t *testing.T) {
 	t.Parallel()
-	inDM(t, func(w *world) {
-		p := published("ext4")(w)
-		other := w.publishRequest(w.stageRequest(w.host.Create(size), "ext4"), "other")
-		w.stage(other.StageRequest)
-		w.publish(other)
-		w.write(other.TargetPath, "kept")
-		w.unpublish(p)
-		entered, open := w.proc.Hold("Unmount")
-		done := make(chan error, 1)
-		go func() { done <- w.node.Unstage(w.within(time.Second), p.VolumeID, p.StagingPath) }()
-		<-entered
-		w.machine.Cut(p.Attachment.Session.NQN)
-		open()
-		w.wantErr(<-done, volume.ErrPending)
-		w.must(w.node.End(w.ctx(), p.VolumeID, node.Abandoned))
-		w.wantErr(w.node.Unstage(w.within(time.Second), p.VolumeID, p.StagingPath), volume.ErrPending)
-		w.machine.Heal(p.Attachment.Session.NQN)
-		w.unstage(p.StageRequest)
-		w.unpublish(other)
-		w.unstage(other.StageRequest)
-		w.wantView(nothing) // the sync came before
-		if a, b := w.medium(p.StageRequest).Data(), w.medium(other.StageRequest).Data(); a != "data" || b != "kept" {
-			w.Errorf("data %q and %q", a, b)
-		}
-	})
+	for name, c := range map[string]struct {
+		other node.Guard
+		blow  nodetest.Blow
+		held  bool // the watch was fast enough: nothing waits below
+		ended int  // how often the session was disconnected for it
+	}{
+		"others with tables":    {other: node.GuardDM, ended: 1},
+		"killed, and once more": {other: node.GuardDM, blow: nodetest.KillBefore, ended: 1},
+		"another without":       {other: node.GuardKernel},
+		"nothing below":         {other: node.GuardDM, held: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inDM(t, func(w *world) {
+				p := published("ext4")(w)
+				nqn := p.Attachment.Session.NQN
+				w.host.SetGuard(c.other)
+				other := w.publishRequest(w.stageRequest(w.host.Create(size), "ext4"), "other")
+				w.stage(other.StageRequest)
+				w.publish(other)
+				w.write(other.TargetPath, "kept")
+				synced := w.stuckSync(p, c.held)
+				if c.blow != 0 {
+					w.proc.Strike(nodetest.Fault{Step: "Disconnect", Blow: c.blow})
+					w.wantErr(w.node.End(w.ctx(), p.VolumeID, node.Withdrawn), nodetest.ErrKilled)
+					w.restart()
+				}
+				began := time.Now()
+				w.must(w.node.End(w.ctx(), p.VolumeID, node.Withdrawn))
+				if took := time.Since(began); took > 2*time.Second {
+					w.Errorf("the end took %s", took)
+				}
+				if n := w.machine.Ended(nqn); n != c.ended {
+					w.Errorf("the session was disconnected %d times", n)
+				}
+				if c.ended > 0 || c.held {
+					w.wantErr(<-synced, syscall.EIO) // with the path away
+					w.unpublish(p)
+					w.unstage(p.StageRequest)
+				}
+				w.wantState(other.VolumeID, node.Reconnecting, "nothing is lost")
+				w.machine.Heal(nqn)
+				w.must(w.node.Restore(w.ctx(), p.Attachment.Session))
+				w.feed()
+				if c.ended == 0 && !c.held {
+					<-synced
+					w.unpublish(p)
+					w.unstage(p.StageRequest)
+				}
+				w.unpublish(other)
+				w.unstage(other.StageRequest)
+				if b := w.medium(other.StageRequest).Data(); b != "kept" {
+					w.Errorf("the other has %q", b)
+				}
+			})
+		})
+	}
+}
+
+// stuckSync loses the path while a pod of p is about to sync, whose I/O is at the
+// disk then, or with held in the table.
+func (w *world) stuckSync(p node.PublishRequest, held bool) <-chan error {
+	nqn := p.Attachment.Session.NQN
+	w.machine.Cut(nqn)
+	if held {
+		w.machine.HoldBack(nqn)
+	}
+	synced, pod := make(chan error, 1), w.machine.Start(nil)
+	go func() { synced <- pod.Sync(p.TargetPath) }()
+	synctest.Wait()
+	w.machine.HoldBack(nqn)
+	return synced
 }
 
 // TestEndRecordFirst: when the I/O begins to fail it is on record already that

@@ -91,6 +91,9 @@ func (w *Watch) end(ctx context.Context, o order) {
 	done := w.complain("end", o.volume.ID)
 	w.acts.start(ctx, "end "+o.volume.ID, func() error { return w.Keeper.End(ctx, o.volume.ID, o.why) }, func(err error) {
 		delete(w.seen.tables, o.volume.Table)
+		if m := w.volumes[o.volume.ID]; m != nil {
+			m.ended = err == nil
+		}
 		done(err)
 	})
 }

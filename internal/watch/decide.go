@@ -76,6 +76,7 @@ func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory)
 		m.become(Failing, f.now)
 		return endAgain(f, v, m)
 	}
+	m.ended = false
 	if m.state == Serving && f.now.Sub(m.since) >= peace {
 		m.feeds, m.feedAt = 0, time.Time{}
 	}
@@ -97,11 +98,11 @@ func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory)
 	return append(out, policy(r, f, v, m)...)
 }
 
-// endAgain ends what is on record as ended and still waits: whoever ended it was
-// killed in between.
+// endAgain ends what is on record as ended and was not ended to the last step:
+// whoever ended it was killed in between, or failed.
 func endAgain(f facts, v Volume, m *volumeMemory) []order {
 	t, known := f.tables[v.Table]
-	if !known || t.absent || t.unseen || !t.HasTable || !t.Queues {
+	if !known || t.absent || t.unseen || !t.HasTable || m.ended && !t.Queues {
 		return nil
 	}
 	return m.end(f.now, v, Withdrawn)
@@ -222,6 +223,14 @@ func (m *volumeMemory) end(now time.Time, v Volume, why Reason) []order {
 	}
 	m.endAt = now.Add(endPause)
 	return []order{{act: end, volume: v, why: why}}
+}
+
+// settled says whether nothing more is to be done for a volume, if nothing happens.
+func (m *volumeMemory) settled(v Volume) bool {
+	if v.Ended {
+		return v.Table == "" || m.ended
+	}
+	return m.state == Serving
 }
 
 func (m *volumeMemory) become(s State, now time.Time) {

@@ -192,11 +192,11 @@ func TestLook(t *testing.T) {
 		"table absent, connecting":        {both(tableGone, connecting), Lost, nil},
 		"table absent, being staged":      {both(tableGone, unsettled), Waiting, []string{"rescan"}},
 		"table there, being staged":       {unsettled, Serving, nil},
-		"ended":                           {ended, Failing, nil},
+		"ended":                           {ended, Failing, []string{"end withdrawn"}},
 		"ended, still queueing":           {endedHalf, Failing, []string{"end withdrawn"}},
 		"ended, no table":                 {both(noTable, endedHalf), Failing, nil},
-		"ended, connecting":               {both(connecting, ended), Failing, nil},
-		"ended, path failed":              {both(pathFailed, ended), Failing, nil},
+		"ended, connecting":               {both(connecting, ended), Failing, []string{"end withdrawn"}},
+		"ended, path failed":              {both(pathFailed, ended), Failing, []string{"end withdrawn"}},
 		"ended, absent":                   {both(tableGone, ended), Failing, nil},
 		"no table, all is well":           {noTable, Serving, nil},
 		"no table, connecting":            {both(noTable, connecting), Waiting, nil},
@@ -547,7 +547,7 @@ func TestExpired(t *testing.T) {
 	} {
 		v := ourVolume()
 		v.Session.Config.CtrlLossTmo = c.loss
-		var m volumeMemory
+		m := volumeMemory{ended: true}
 		got := moments(10*time.Second, end, func(d time.Duration) []order {
 			f, v := factsOf(d, v), v
 			c.change(&f, &v)
@@ -562,6 +562,43 @@ func TestExpired(t *testing.T) {
 		if diff := cmp.Diff(c.first, got[:min(len(got), 1)]); diff != "" && len(got)+len(c.first) > 0 {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+	}
+}
+
+// What is on record as ended is ended until that has succeeded once: whoever did
+// it may have been killed before the last step. What queues again is ended again.
+func TestEndAgain(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*facts, *Volume)
+		done   time.Duration // when an end succeeds; 0 is never
+		want   []int64
+	}{
+		"never succeeds":       {both(connecting, ended), 0, []int64{0, 1000, 2000}},
+		"succeeds":             {both(connecting, ended), time.Second, []int64{0, 1000}},
+		"still queueing":       {both(connecting, endedHalf), time.Second, []int64{0, 1000, 2000}},
+		"no table":             {both(connecting, noTable, ended), 0, nil},
+		"table gone":           {both(connecting, tableGone, ended), 0, nil},
+		"serving, never ended": {both(), 0, nil},
+	} {
+		v := ourVolume()
+		var m volumeMemory
+		got := moments(2500*time.Millisecond, end, func(d time.Duration) []order {
+			f, v := factsOf(d, v), v
+			c.change(&f, &v)
+			out := decideVolume(testRules, f, v, &sessionMemory{}, &m)
+			m.ended = m.ended || c.done > 0 && d >= c.done
+			return out
+		})
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+	m := volumeMemory{ended: true}
+	v := ourVolume()
+	decideVolume(testRules, factsOf(0, v), v, &sessionMemory{}, &m)
+	if m.ended {
+		t.Error("a volume that was staged anew counts as ended")
 	}
 }
 
@@ -601,7 +638,7 @@ func TestWithdrawn(t *testing.T) {
 		"before, and it comes":    {time.Second, pathFailed, Fenced, []string{"feed 259:3"}},
 		"before, and it is asked": {time.Second, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"ask"}},
 		"over, nothing more":      {DefaultGrace, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"end withdrawn"}},
-		"ended":                   {DefaultGrace, both(connecting, ended), Failing, nil},
+		"ended":                   {DefaultGrace, both(connecting, ended), Failing, []string{"end withdrawn"}},
 	} {
 		v := ourVolume()
 		f := factsOf(time.Hour, v)

@@ -289,6 +289,29 @@ func TestWithdrawnEnds(t *testing.T) {
 	})
 }
 
+// What was ended before the plugin started may want its last step. That is tried
+// until it succeeds, while nothing else happens, and then no more.
+func TestEndedBeforeStart(t *testing.T) {
+	t.Parallel()
+	w := managed(1)
+	w.volumes[0].Ended = true
+	w.tables["holdfast-v0"].Active, w.tables["holdfast-v0"].Queues = false, false
+	w.fail["end withdrawn v0"] = errFake
+	inBubbleOf(t, w, func(r run) {
+		r.do(func() { r.setState(0, "connecting") })
+		r.pass(10 * time.Second)
+		if n := r.count("end withdrawn v0"); n < 5 || n > 11 {
+			t.Errorf("tried %d times in 10 s", n)
+		}
+		r.do(func() { delete(r.fail, "end withdrawn v0") })
+		r.pass(2 * endPause)
+		tried := r.count("end withdrawn v0")
+		r.pass(5 * time.Minute)
+		r.expectCalls("end", tried)
+		r.expect(0, Failing)
+	})
+}
+
 // Silence of the storage host, however long, is never a withdrawal.
 func TestSilenceIsNoWithdrawal(t *testing.T) {
 	t.Parallel()

@@ -50,6 +50,7 @@ type volumeMemory struct {
 	feeds      int       // in a row without ten seconds of peace
 	holdAt     time.Time // not before
 	endAt      time.Time // not before
+	ended      bool      // the last step of an end has succeeded since the plugin started
 	fencedAt   time.Time // when the storage host first said so
 	reconnects int
 	waited     time.Duration // of the outages that are over

@@ -139,7 +139,7 @@ func (w *Watch) decide(ctx context.Context, f facts) {
 		before := *m
 		orders = append(orders, decideVolume(r, f, v, s, m)...)
 		w.sayVolume(v, before, *m)
-		w.calm = w.calm && (v.Ended || m.state == Serving)
+		w.calm = w.calm && m.settled(v)
 	}
 	w.calm = w.calm && len(orders) == 0
 	if f.looked && !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && !w.well(v.ID) }) {

@@ -3,6 +3,8 @@ package nodetest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"slices"
 	"sync"
 
@@ -173,6 +175,22 @@ func (p *Process) Rescan(string) error { return nil }
 
 // Hurry implements node.Options.Fabric: the model's kernel loses no answer.
 func (p *Process) Hurry(context.Context, initiator.Session) error { return nil }
+
+// Inflight implements node.Options.Sysfs.
+func (p *Process) Inflight(disk string) (n int, err error) {
+	err = p.step("Inflight", func() error {
+		p.m.mu.Lock()
+		defer p.m.mu.Unlock()
+		p.m.refresh()
+		d := p.m.disks[disk]
+		if d == nil || d.gone {
+			return fmt.Errorf("inflight of %s: %w", disk, fs.ErrNotExist)
+		}
+		n = d.flying
+		return nil
+	}, nil)
+	return n, err
+}
 
 // SetDelayedRemoval implements node.Options.Sysfs. A disk is deleted all the
 // same when a test says Vanish.

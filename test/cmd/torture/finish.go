@@ -12,7 +12,7 @@ import (
 // and looks for what is left.
 func (t *campaign) end(ctx context.Context) error {
 	for _, s := range t.subjects {
-		if err := s.stop(ctx, t.node()); err != nil {
+		if err := s.finish(ctx, t.node()); err != nil {
 			return fmt.Errorf("writer of %s: %w", s.Name, err)
 		}
 	}

@@ -69,7 +69,7 @@ func (t *campaign) settled(ctx context.Context, s *subject, since time.Time) err
 // restage ends the pod, stages the volume anew, and finds everything in it that
 // was acknowledged.
 func (t *campaign) restage(ctx context.Context, s *subject) error {
-	if err := s.stop(ctx, t.node()); err != nil {
+	if err := s.finish(ctx, t.node()); err != nil {
 		return err
 	}
 	for _, step := range []func() error{

@@ -13,13 +13,14 @@ import (
 	"github.com/holdfast-csi/holdfast/test/cluster"
 )
 
-// areaBlocks is how much of a volume its writer uses: 4 MiB.
+// areaBlocks is how much of a volume its writer uses by default: 4 MiB.
 const areaBlocks = 1024
 
 // subject is a volume under a writer that checks.
 type subject struct {
 	*cluster.Volume
 	guard string
+	area  int // blocks that its writer uses; areaBlocks if 0
 	id    uint64
 	log   *ack.Log
 	done  chan error
@@ -33,13 +34,20 @@ func (s *subject) kind() string {
 	return s.FSType
 }
 
+func (s *subject) blocks() int {
+	if s.area > 0 {
+		return s.area
+	}
+	return areaBlocks
+}
+
 // start runs a writer in the node; what it says is kept here, outside. A subject
 // may get another writer while an earlier one still runs, so each reports to the
 // log and the channel it was started with.
 func (s *subject) start(ctx context.Context, n *cluster.Node, id uint64) {
 	log, done := ack.NewLog(), make(chan error, 1)
 	s.id, s.log, s.done = id, log, done
-	script := fmt.Sprintf("echo $$ >%s; exec /usr/local/bin/ackio -path %s -writer %d -blocks %d -pause 20ms", s.pidFile(), s.File(), id, areaBlocks)
+	script := fmt.Sprintf("echo $$ >%s; exec /usr/local/bin/ackio -path %s -writer %d -blocks %d -pause 20ms", s.pidFile(), s.File(), id, s.blocks())
 	if s.FSType == "" {
 		script += " -direct"
 	}
@@ -56,9 +64,15 @@ func (s *subject) start(ctx context.Context, n *cluster.Node, id uint64) {
 
 func (s *subject) pidFile() string { return fmt.Sprintf("/run/writer%d", s.id) }
 
-// stop ends the writer.
+// stop sends SIGTERM to the subject's writer.
 func (s *subject) stop(ctx context.Context, n *cluster.Node) error {
-	if _, err := n.Shell(ctx, fmt.Sprintf("kill -TERM $(<%s) 2>/dev/null || true", s.pidFile())); err != nil {
+	_, err := n.Shell(ctx, fmt.Sprintf("kill -TERM $(<%s) 2>/dev/null || true", s.pidFile()))
+	return err
+}
+
+// finish stops the writer and waits until it has ended.
+func (s *subject) finish(ctx context.Context, n *cluster.Node) error {
+	if err := s.stop(ctx, n); err != nil {
 		return err
 	}
 	select {
@@ -100,7 +114,7 @@ func (s *subject) verify(ctx context.Context, c *cluster.Cluster) (ack.Result, e
 func (s *subject) read(ctx context.Context, c *cluster.Cluster) ([]byte, error) {
 	if s.FSType == "" {
 		var image bytes.Buffer
-		cmd := c.Storages[0].Command(ctx, "dd", "if="+s.image(), "bs=4096", fmt.Sprintf("count=%d", areaBlocks), "iflag=direct", "status=none")
+		cmd := c.Storages[0].Command(ctx, "dd", "if="+s.image(), "bs=4096", fmt.Sprintf("count=%d", s.blocks()), "iflag=direct", "status=none")
 		cmd.Stdout = &image
 		err := cmd.Run()
 		return image.Bytes(), err
@@ -117,7 +131,7 @@ func (s *subject) read(ctx context.Context, c *cluster.Cluster) ([]byte, error) 
 		return nil, err
 	}
 	// The file is as long as its last block; what was never written is zero.
-	return append(b, make([]byte, max(0, areaBlocks*ack.BlockSize-len(b)))...), nil
+	return append(b, make([]byte, max(0, s.blocks()*ack.BlockSize-len(b)))...), nil
 }
 
 func (s *subject) image() string {

@@ -672,6 +672,49 @@ func endStuckBelow(w *world, p node.PublishRequest, end func(*world, node.Publis
 	stageAfterEnd(w, p)
 }
 
+// TestEndSilent: the kernel has not noticed yet that the path is silent, and would
+// take a minute to delete the controller with I/O under way. The end waits until
+// it has noticed, and so the pod does not wait longer than that.
+func TestEndSilent(t *testing.T) {
+	t.Parallel()
+	const keepAlive = 7 * time.Second
+	for name, c := range map[string]struct {
+		end   func(*world, node.PublishRequest)
+		limit time.Duration
+	}{
+		"end": {func(w *world, p node.PublishRequest) { w.must(w.node.End(w.ctx(), p.VolumeID, node.Withdrawn)) }, keepAlive + time.Second},
+		"end, no time": {func(w *world, p node.PublishRequest) {
+			w.wantErr(w.node.End(w.within(time.Second), p.VolumeID, node.Withdrawn), volume.ErrPending)
+			w.must(w.node.End(w.ctx(), p.VolumeID, node.Withdrawn))
+		}, keepAlive + time.Second},
+		"no keep-alive": {func(w *world, p node.PublishRequest) {
+			w.must(w.node.End(w.within(10*patience), p.VolumeID, node.Withdrawn))
+		}, 2 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inDM(t, func(w *world) {
+				p := published("ext4")(w)
+				nqn := p.Attachment.Session.NQN
+				w.machine.Silence(nqn)
+				synced, pod := make(chan error, 1), w.machine.Start(nil)
+				go func() { synced <- pod.Sync(p.TargetPath) }()
+				synctest.Wait()
+				if name != "no keep-alive" {
+					time.AfterFunc(keepAlive, func() { w.machine.Cut(nqn) })
+				}
+				began := time.Now()
+				c.end(w, p)
+				w.wantErr(<-synced, syscall.EIO)
+				if took := time.Since(began); took > c.limit {
+					w.Errorf("the pod waited for %s", took)
+				}
+				stageAfterEnd(w, p)
+			})
+		})
+	}
+}
+
 // TestEndKernel: without a table a volume has only its session.
 func TestEndKernel(t *testing.T) {
 	t.Parallel()

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"slices"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
 	"github.com/holdfast-csi/holdfast/internal/initiator"
-	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -241,10 +238,13 @@ func (n *Node) disconnectIfDead(ctx context.Context, rec Record) (dead bool, err
 	}
 	defer release()
 	others := n.wanting(ctx, rec)
-	if len(others) == 0 {
-		return true, n.Fabric.Disconnect(ctx, rec.nqn())
+	if len(others) > 0 {
+		return false, n.freeBelow(ctx, rec, others)
 	}
-	return false, n.freeBelow(ctx, rec, others)
+	if err := n.awaitSilence(ctx, rec); err != nil {
+		return false, err
+	}
+	return true, n.Fabric.Disconnect(ctx, rec.nqn())
 }
 
 // wanting returns the other volumes of the session of rec that want to live.
@@ -255,58 +255,6 @@ func (n *Node) wanting(ctx context.Context, rec Record) (others []Record) {
 		}
 	}
 	return others
-}
-
-// freeBelow ends what an ended volume sent to its disk before its table held it
-// back. It waits there until the session is back or gone, and whoever sent it
-// cannot be killed. So a session that is down is disconnected for it, if all
-// others that want it have tables: those hold their I/O until the watch has
-// connected it again, as after any other disconnect.
-func (n *Node) freeBelow(ctx context.Context, rec Record, others []Record) error {
-	if rec.Table == "" || slices.ContainsFunc(others, func(o Record) bool { return o.Table == "" }) {
-		return nil
-	}
-	stuck, err := n.stuckBelow(ctx, rec)
-	if err != nil || !stuck {
-		return err
-	}
-	n.Log.Warn("I/O of an ended volume waits for a session that is down: it is disconnected, and connected again for the others", "volume", rec.Stage.VolumeID, "nqn", rec.nqn(), "others", len(others))
-	return n.Fabric.Disconnect(ctx, rec.nqn())
-}
-
-// stuckTime is how long I/O may take to fail in a table that was given up.
-const stuckTime = time.Second
-
-// stuckBelow says whether the table of rec, which was given up, still has I/O,
-// while no controller is live to take it: then it waits at the disk below.
-func (n *Node) stuckBelow(ctx context.Context, rec Record) (bool, error) {
-	end := time.Now().Add(stuckTime)
-	for {
-		waits, err := n.Sysfs.Inflight(rec.Disk)
-		if err != nil || waits == 0 {
-			return false, ifThere(err)
-		}
-		s, err := n.Sysfs.SessionOf(rec.nqn(), rec.Identity().NSID)
-		if err != nil || slices.ContainsFunc(s.Controllers, func(c nvmesysfs.Controller) bool { return c.State == "live" }) {
-			return false, err
-		}
-		if !time.Now().Before(end) {
-			return true, nil
-		}
-		select {
-		case <-time.After(pollEvery):
-		case <-ctx.Done():
-			return false, fmt.Errorf("volume %s: %w (%w)", rec.Stage.VolumeID, volume.ErrPending, ctx.Err())
-		}
-	}
-}
-
-// ifThere is no error for what is not there.
-func ifThere(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
 }
 
 // askTime bounds a question to an agent that may be as far away as the disk.

@@ -62,7 +62,7 @@ func (m *Machine) hang(d *disk) error {
 			d.flying++
 		}
 		s := m.sessions[sent.nqn]
-		return s != nil && s.state == "live"
+		return s != nil && s.state == "live" && !s.silent
 	})
 	if sent != nil {
 		d.flying--
@@ -122,9 +122,18 @@ func (m *Machine) waitNamespace(ctx context.Context, id initiator.Identity) (ns 
 	return ns, "/dev/" + ns.Disk, found
 }
 
+// deleteTime is how long a kernel takes to delete a live controller that is
+// silent: it waits for the timeouts of what is under way.
+const deleteTime = time.Minute
+
 func (m *Machine) disconnect(nqn string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if s := m.sessions[nqn]; s != nil && s.silent {
+		m.mu.Unlock()
+		time.Sleep(deleteTime)
+		m.mu.Lock()
+	}
 	if m.sessions[nqn] != nil {
 		m.ended[nqn]++
 	}

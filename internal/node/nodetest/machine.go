@@ -44,6 +44,7 @@ type link struct {
 	number int    // nvmeN
 	state  string // live or connecting
 	cut    bool
+	silent bool // live as far as the kernel knows, and nothing comes back
 }
 
 type disk struct {
@@ -128,12 +129,21 @@ func (m *Machine) SetDeletes() {
 	m.deletes = true
 }
 
+// Silence makes nothing come back of a session, which the kernel does not notice
+// before Cut: the keep-alive.
+func (m *Machine) Silence(nqn string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.sessions[nqn].silent = true
+	m.notify()
+}
+
 // Cut loses the path of a session: it is "connecting" until Heal.
 func (m *Machine) Cut(nqn string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if s := m.sessions[nqn]; s != nil {
-		s.cut, s.state = true, "connecting"
+		s.cut, s.silent, s.state = true, false, "connecting"
 	}
 	m.notify()
 }

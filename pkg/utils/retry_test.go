@@ -217,7 +217,7 @@ func TestRetryWithBackoff(t *testing.T) {
 					}
 					return nil
 				})
-				if err != c.want || calls != c.calls { //nolint:errorlint // as it was
+				if err != c.want || calls != c.calls {
 					t.Errorf("got %v after %d calls", err, calls)
 				}
 			})

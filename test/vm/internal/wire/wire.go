@@ -116,7 +116,7 @@ func (c *Conn) ReadLine(v any) error {
 		if err == nil {
 			break
 		}
-		if err != bufio.ErrBufferFull { //nolint:errorlint // bufio returns it unwrapped
+		if err != bufio.ErrBufferFull { // bufio returns it unwrapped
 			return err
 		}
 		if len(line) > maxLine {

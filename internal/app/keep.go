@@ -38,7 +38,9 @@ func keepAlive(ctx context.Context, flow *node.Node, guards *guard.Guards, grace
 	if err != nil {
 		log.Warn("no uevents: what comes back is noticed a quarter of a second later", "err", err)
 	}
-	w := watch.New(watch.Options{Keeper: &keeper{Node: flow}, Sysfs: fs, Guards: guards, Hints: hints, Grace: grace, Dev: fs.Dev, Log: log})
+	w := watch.New(watch.Options{
+		Keeper: &keeper{Node: flow}, Sysfs: fs, Guards: guards, Hints: hints, Grace: grace, Clocks: clocksOf(flow, log), Dev: fs.Dev, Log: log,
+	})
 	go w.Run(ctx)
 	return w
 }
@@ -68,7 +70,7 @@ func watched(records []node.Record) []watch.Volume {
 		at := r.Stage.Attachment
 		out = append(out, watch.Volume{
 			ID: r.Stage.VolumeID, Session: at.Session, Identity: r.Identity(), Eager: at.Eager, Table: r.Table,
-			Managed: at.Managed != nil, Unsettled: !settled, Ended: r.Ended != node.NotEnded,
+			Generation: at.Generation(), Managed: at.Managed != nil, Unsettled: !settled, Ended: r.Ended != node.NotEnded,
 		})
 	}
 	return out

@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
 	"github.com/holdfast-csi/holdfast/internal/keylock"
+	"github.com/holdfast-csi/holdfast/internal/statefile"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -32,6 +33,7 @@ type Options struct {
 type Node struct {
 	Options
 	records  *book
+	clocks   statefile.Dir[clocks]
 	volumes  keylock.Set
 	sessions sessionLocks
 	bounded  *filesystem.Bounded
@@ -43,7 +45,11 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Node{Options: o, records: records, bounded: filesystem.NewBounded()}, nil
+	kept, err := statefile.Open[clocks](filepath.Join(o.StateDir, "clocks"))
+	if err != nil {
+		return nil, err
+	}
+	return &Node{Options: o, records: records, clocks: kept, bounded: filesystem.NewBounded()}, nil
 }
 
 // Records returns what the node has staged, for the watch and for operators.

@@ -120,7 +120,9 @@ func (w *Watch) feed(ctx context.Context, o order) {
 	}, func(err error) {
 		w.seen.stale = true
 		if err == nil {
-			w.volume(o.volume.ID).swaps++
+			if m := w.volumes[o.volume.ID]; m != nil {
+				m.swaps++
+			}
 			return
 		}
 		if !errors.Is(err, volume.ErrBusy) {

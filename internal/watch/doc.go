@@ -11,7 +11,7 @@
 // that may take their time run beside the loop, one for a volume or session at a
 // time, so a dead device holds up nobody else.
 //
-// It opens no device, mounts nothing and keeps nothing on disk: after a restart
-// it begins with what it sees. How a session is connected and a table is fed is
+// It opens no device, mounts nothing and touches no disk itself: after a restart
+// it begins with what it sees, and with the clocks that it was given. How a session is connected and a table is fed is
 // internal/initiator's and internal/guard's business.
 package watch

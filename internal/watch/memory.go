@@ -40,6 +40,7 @@ type sessionMemory struct {
 }
 
 type volumeMemory struct {
+	generation uint64
 	state      State
 	since      time.Time
 	served     bool      // since it was staged, or the plugin started

@@ -16,6 +16,8 @@ type Volume struct {
 	Eager bool
 	// Table guards it; "" if the kernel alone does.
 	Table string
+	// Generation of its publication: what is remembered of another is not of this.
+	Generation uint64
 	// Managed volumes have a storage host that can be asked about them.
 	Managed bool
 	// Unsettled volumes are being staged or unstaged: their table may be missing.
@@ -36,6 +38,9 @@ type Keeper interface {
 	IsWithdrawn(ctx context.Context, volumeID string) (bool, error)
 	// End makes a volume's I/O fail from now on.
 	End(ctx context.Context, volumeID string, why Reason) error
+	// KeepClocks replaces the clocks that the next process begins with. It may
+	// take as long as the disk does.
+	KeepClocks(all map[string]Clock) error
 }
 
 // Reason is why waiting ends.

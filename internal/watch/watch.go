@@ -38,8 +38,10 @@ type Options struct {
 	// Hints wakes the loop at once; it carries nothing. May be nil.
 	Hints <-chan struct{}
 	Grace time.Duration
-	Dev   string // "/dev"
-	Log   *slog.Logger
+	// Clocks are those that an earlier process of this boot has kept.
+	Clocks map[string]Clock
+	Dev    string // "/dev"
+	Log    *slog.Logger
 }
 
 // Watch is the loop. Make it with New.
@@ -49,6 +51,7 @@ type Watch struct {
 	volumes  map[string]*volumeMemory
 	seen     seen
 	acts     acts
+	clocks   clockwork
 	blind    string // what the last look failed with
 	calm     bool   // after the last look there was nothing to be done or waited for
 
@@ -105,11 +108,13 @@ func (w *Watch) drain() {
 // once is one look and what follows from it.
 func (w *Watch) once(ctx context.Context, now time.Time) {
 	volumes := w.Keeper.Volumes()
-	if len(volumes) == 0 && len(w.volumes) == 0 && len(w.seen.strays) == 0 && !w.seen.stale && now.Sub(w.seen.auditAt) < audit {
+	w.inherit(volumes, now)
+	due := w.seen.stale || now.Sub(w.seen.auditAt) >= audit
+	if !due && len(volumes)+len(w.volumes)+len(w.seen.strays) == 0 {
 		return
 	}
 	g, err := w.glance(volumes)
-	if err == nil && w.calm && !w.seen.stale && now.Sub(w.seen.auditAt) < audit && g.same(w.seen.last) {
+	if !due && err == nil && w.calm && g.same(w.seen.last) {
 		return // nothing has happened, and nothing is under way
 	}
 	w.seen.last = g
@@ -120,26 +125,31 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 	r := rules{grace: w.Grace, dev: w.Dev}
 	w.calm = err == nil
 	for _, f := range all {
-		s := w.session(f.session.NQN)
-		w.saySession(f, s)
-		orders := decideSession(f, s)
-		for _, v := range f.volumes {
-			m := w.volume(v.ID)
-			before := *m
-			orders = append(orders, decideVolume(r, f, v, s, m)...)
-			w.sayVolume(v, before, *m)
-			w.calm = w.calm && (v.Ended || m.state == Serving)
-		}
-		w.calm = w.calm && len(orders) == 0
-		if f.looked && !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && !w.well(v.ID) }) {
-			s.rescans = 0 // what is missing next is missed for the first time
-		}
-		w.carryOut(ctx, f, s, orders)
+		w.decide(ctx, r, f)
 	}
 	w.forget(volumes)
 	w.removeStrays(ctx, now)
-	w.calm = w.calm && len(w.seen.strays) == 0
+	w.calm = w.keepClocks(ctx, volumes, now) && w.calm && len(w.seen.strays) == 0
 	w.publish(volumes)
+}
+
+// decide is what follows from the look at one session.
+func (w *Watch) decide(ctx context.Context, r rules, f facts) {
+	s := w.session(f.session.NQN)
+	w.saySession(f, s)
+	orders := decideSession(f, s)
+	for _, v := range f.volumes {
+		m := w.volume(v)
+		before := *m
+		orders = append(orders, decideVolume(r, f, v, s, m)...)
+		w.sayVolume(v, before, *m)
+		w.calm = w.calm && (v.Ended || m.state == Serving)
+	}
+	w.calm = w.calm && len(orders) == 0
+	if f.looked && !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && !w.well(v.ID) }) {
+		s.rescans = 0 // what is missing next is missed for the first time
+	}
+	w.carryOut(ctx, f, s, orders)
 }
 
 func (w *Watch) session(nqn string) *sessionMemory {
@@ -149,11 +159,11 @@ func (w *Watch) session(nqn string) *sessionMemory {
 	return w.sessions[nqn]
 }
 
-func (w *Watch) volume(id string) *volumeMemory {
-	if w.volumes[id] == nil {
-		w.volumes[id] = &volumeMemory{}
+func (w *Watch) volume(v Volume) *volumeMemory {
+	if m := w.volumes[v.ID]; m == nil || m.generation != v.Generation {
+		w.volumes[v.ID] = &volumeMemory{generation: v.Generation}
 	}
-	return w.volumes[id]
+	return w.volumes[v.ID]
 }
 
 // forget drops what is no longer staged.

@@ -45,6 +45,7 @@ type world struct {
 	calls       map[string]int           // "feed holdfast-v0", and so on
 	wrong       []string                 // feeds of what is not the volume
 	minors      uint32
+	kept        map[string]Clock // on disk
 }
 
 type fakeTable struct {
@@ -389,6 +390,16 @@ func (w *world) End(_ context.Context, id string, why Reason) error {
 	return nil
 }
 
+func (w *world) KeepClocks(all map[string]Clock) error {
+	if err := w.called("keep clocks", ""); err != nil {
+		return ofAct(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kept = all
+	return nil
+}
+
 // text is what a logger has written.
 type text struct {
 	mu sync.Mutex
@@ -417,7 +428,7 @@ func (w *world) watch() (*Watch, *text) {
 		}
 		return a
 	}}))
-	return New(Options{Keeper: w, Sysfs: w, Guards: w, Hints: w.hints, Dev: "/dev", Log: log}), said
+	return New(Options{Keeper: w, Sysfs: w, Guards: w, Hints: w.hints, Clocks: w.kept, Dev: "/dev", Log: log}), said
 }
 
 // run is a world with a watch running in it.
@@ -442,17 +453,25 @@ func inBubbleOf(t *testing.T, w *world, test func(r run)) {
 		w.hints, w.changed = make(chan struct{}, 1), make(chan struct{}, 1)
 		r := run{T: t, world: w}
 		r.watch, r.said = w.watch()
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan struct{})
-		go func() {
-			r.watch.Run(ctx)
-			close(done)
-		}()
-		synctest.Wait()
+		stop := r.start()
 		test(r)
+		stop()
+	})
+}
+
+// start returns when the watch has had its first look.
+func (r run) start() (stop func()) {
+	ctx, cancel := context.WithCancel(r.Context())
+	done := make(chan struct{})
+	go func() {
+		r.watch.Run(ctx)
+		close(done)
+	}()
+	synctest.Wait()
+	return func() {
 		cancel()
 		<-done
-	})
+	}
 }
 
 // pass lets time pass, and then everything come to rest.

@@ -39,7 +39,7 @@ func keepAlive(ctx context.Context, flow *node.Node, guards *guard.Guards, grace
 		log.Warn("no uevents: what comes back is noticed a quarter of a second later", "err", err)
 	}
 	w := watch.New(watch.Options{
-		Keeper: &keeper{Node: flow}, Sysfs: fs, Guards: guards, Hints: hints, Grace: grace, Clocks: clocksOf(flow, log), Dev: fs.Dev, Log: log,
+		Keeper: &keeper{Node: flow}, Sysfs: fs, Guards: guards, Own: flow.Own, Hints: hints, Grace: grace, Clocks: clocksOf(flow, log), Dev: fs.Dev, Log: log,
 	})
 	go w.Run(ctx)
 	return w

@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/kmod"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/ownership"
 	"github.com/holdfast-csi/holdfast/internal/statefile"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 	"github.com/holdfast-csi/holdfast/internal/watch"
@@ -31,7 +32,7 @@ import (
 type nodeOptions struct {
 	logOptions
 	endpoint, hosts, name, stateDir, machineID, connect string
-	control, metrics                                    string
+	control, metrics, registry                          string
 	grace                                               time.Duration
 }
 
@@ -56,7 +57,12 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.metrics, "metrics-address", "", "HOST:PORT on which /metrics and /healthz are served; empty for none")
 	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after the storage host has taken a volume from this node")
 	f.StringVar(&o.connect, "connect", "fabrics", "how to connect: fabrics (write /dev/nvme-fabrics) or nvme-cli (run nvme connect)")
+	addRegistryFlag(cmd, &o.registry)
 	return cmd
+}
+
+func addRegistryFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "nvme-registry", ownership.DefaultDir, "directory of the host in which other tools (nvme disconnect-all of nvme-cli 3, nvme-stas) see which connections are ours; empty for none")
 }
 
 // nodeGCPercent keeps the plugin small: it runs on every node and has little to
@@ -89,7 +95,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	flow, err := newFlow(o.stateDir, o.connect, identity.HostNQN, guards, authorities(clients), log)
+	flow, err := newFlow(flowOptions{o.stateDir, o.connect, o.registry, identity.HostNQN}, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}
@@ -110,17 +116,19 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	return serve(ctx, s, l)
 }
 
+type flowOptions struct{ stateDir, connect, registry, hostNQN string }
+
 // newFlow builds the node workflows on the running kernel.
-func newFlow(stateDir, connect, hostNQN string, guards *guard.Guards, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
+func newFlow(o flowOptions, guards *guard.Guards, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
 	fs := nvmesysfs.Default()
 	var connector initiator.Connector
-	switch connect {
+	switch o.connect {
 	case "fabrics":
 		connector = initiator.NewFabrics(fs)
 	case "nvme-cli":
 		connector = initiator.NewCLI(command.Exec{})
 	default:
-		return nil, fmt.Errorf("connect: value %q: want fabrics or nvme-cli: %w", connect, volume.ErrInvalid)
+		return nil, fmt.Errorf("connect: value %q: want fabrics or nvme-cli: %w", o.connect, volume.ErrInvalid)
 	}
 	if on, err := fs.MultipathEnabled(); err == nil && !on {
 		log.Warn("native NVMe multipath is off (nvme_core.multipath=N): I/O is held while a path is away, but a path that the kernel gives up takes its device with it")
@@ -129,9 +137,13 @@ func newFlow(stateDir, connect, hostNQN string, guards *guard.Guards, ask node.A
 	if err != nil {
 		return nil, err
 	}
+	host := initiator.Options{FS: fs, Connector: connector, HostNQN: o.hostNQN}
+	if o.registry != "" {
+		host.Owners = ownership.New(o.registry, fs.Sys, log)
+	}
 	system := node.System{SysRoot: fs.Sys, Run: command.Exec{}}
 	return node.New(node.Options{
-		StateDir: stateDir, BootID: boot, Fabric: initiator.New(initiator.Options{FS: fs, Connector: connector, HostNQN: hostNQN}),
+		StateDir: o.stateDir, BootID: boot, Fabric: initiator.New(host),
 		Sysfs: fs, Mounter: system, Disk: system, Flusher: system, Guards: guards, Authorities: ask, Log: log,
 	})
 }

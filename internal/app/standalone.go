@@ -26,8 +26,8 @@ import (
 
 type standaloneOptions struct {
 	logOptions
-	endpoint, dir, pool, address, name, machineID string
-	port                                          int
+	endpoint, dir, pool, address, name, machineID, registry string
+	port                                                    int
 }
 
 // standaloneCluster is the cluster ID of an installation that has no cluster.
@@ -53,6 +53,7 @@ func newStandaloneCommand() *cobra.Command {
 	f.IntVar(&o.port, "port", config.DefaultNVMePort, "TCP port over which volumes are connected")
 	f.StringVar(&o.name, "node-name", host, "name of this node")
 	f.StringVar(&o.machineID, "machine-id-file", "/etc/machine-id", "file with the ID of this machine")
+	addRegistryFlag(cmd, &o.registry)
 	return cmd
 }
 
@@ -83,7 +84,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	flow, err := newFlow(nodeDir, "fabrics", identity.HostNQN, guards, authorities(clients), log)
+	flow, err := newFlow(flowOptions{nodeDir, "fabrics", o.registry, identity.HostNQN}, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}

@@ -23,6 +23,18 @@ type Options struct {
 	// HostNQN is who this node is. If it is set, Disconnect leaves controllers
 	// of other host NQNs alone.
 	HostNQN string
+	// Owners is told of the controllers that are ours; may be nil.
+	Owners Owners
+}
+
+// Owners is where other tools of the machine find out whose a controller is;
+// *ownership.Registry is the real one. It reports no failure: no session depends
+// on it.
+type Owners interface {
+	// Claim is for a controller that was just made.
+	Claim(controller string)
+	// Keep is for those that are there: look says of each whether it is ours.
+	Keep(look func() (map[string]bool, error))
 }
 
 // Host makes and unmakes sessions on this machine. There should be one of it:
@@ -32,6 +44,7 @@ type Host struct {
 	connector Connector
 	probe     func(context.Context, netip.AddrPort) error
 	hostNQN   string
+	owners    Owners
 
 	// sessions serialises what changes a session, by subsystem NQN.
 	sessions sessionLocks
@@ -47,7 +60,7 @@ type Host struct {
 // New returns a Host.
 func New(o Options) *Host {
 	h := &Host{
-		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN,
+		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN, owners: o.Owners,
 		sessions: sessionLocks{byID: map[string]*sessionLock{}}, connecting: newMutex(),
 		deleting: map[string]bool{}, refused: map[string]error{},
 	}

@@ -34,6 +34,9 @@ func (n *Node) Restore(ctx context.Context, s initiator.Session) error {
 // Rescan makes the kernel look for the namespaces of a session.
 func (n *Node) Rescan(nqn string) error { return n.Fabric.Rescan(nqn) }
 
+// Own tells other tools of the machine which controllers are ours.
+func (n *Node) Own() { n.Fabric.Own() }
+
 // Proof says, whenever it is asked, whether p is the device of a volume whose
 // I/O is to go on.
 func (n *Node) Proof(volumeID string, p guard.Path) guard.Proof {

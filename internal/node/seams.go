@@ -17,6 +17,7 @@ type fabric interface {
 	Disconnect(ctx context.Context, nqn string) error
 	Restore(ctx context.Context, s initiator.Session) error
 	Rescan(nqn string) error
+	Own()
 }
 
 // observer reads what the kernel shows of a session; nvmesysfs.FS is the real one.

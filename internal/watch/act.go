@@ -3,9 +3,11 @@ package watch
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -168,6 +170,21 @@ func (w *Watch) heard(id string, ended bool) {
 	case m.fencedAt.IsZero():
 		m.fencedAt = time.Now()
 	}
+}
+
+// own says again which controllers are ours when others are there than the last
+// time, and once an audit, because somebody may have cleared the registry away.
+func (w *Watch) own(ctx context.Context, controllers []nvmesysfs.Controller, now time.Time) {
+	names := make([]string, len(controllers))
+	for i, c := range controllers {
+		names[i] = c.Name
+	}
+	if w.Own == nil || slices.Equal(names, w.seen.owned) && now.Sub(w.seen.ownAt) < audit {
+		return
+	}
+	w.acts.start(ctx, "own", func() error { w.Own(); return nil }, func(error) {
+		w.seen.owned, w.seen.ownAt = names, now
+	})
 }
 
 // strayTime is how long a table that no volume has is left alone: one that is

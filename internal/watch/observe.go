@@ -19,6 +19,8 @@ type seen struct {
 	sessions map[string]seenSession
 	tables   map[string]seenTable
 	strays   map[string]time.Time // our tables that no volume has, since when
+	owned    []string             // the controllers that there were at the last word on whose they are
+	ownAt    time.Time            // when that was
 }
 
 type seenSession struct {

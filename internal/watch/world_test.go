@@ -390,6 +390,8 @@ func (w *world) End(_ context.Context, id string, why Reason) error {
 	return nil
 }
 
+func (w *world) own() { _ = w.called("own", "") }
+
 func (w *world) KeepClocks(all map[string]Clock) error {
 	if err := w.called("keep clocks", ""); err != nil {
 		return ofAct(err)
@@ -428,7 +430,7 @@ func (w *world) watch() (*Watch, *text) {
 		}
 		return a
 	}}))
-	return New(Options{Keeper: w, Sysfs: w, Guards: w, Hints: w.hints, Clocks: w.kept, Dev: "/dev", Log: log}), said
+	return New(Options{Keeper: w, Sysfs: w, Guards: w, Own: w.own, Hints: w.hints, Clocks: w.kept, Dev: "/dev", Log: log}), said
 }
 
 // run is a world with a watch running in it.

@@ -224,6 +224,7 @@ var leaves = []struct {
 	{"internal/gate", []string{"internal/volume", "pkg/nvme"}, "it closes and opens ports, whoever asks"},
 	{"internal/command", []string{"internal/volume"}, "it runs programs, whoever asks"},
 	{"internal/keylock", []string{"internal/volume"}, "a lock knows nothing of what is locked"},
+	{"internal/ownership", nil, "it writes down whose a controller is, whoever asks"},
 	{"internal/statefile", []string{"internal/volume"}, "it keeps records and does not know of what"},
 	{"internal/rpcerr", []string{"internal/volume"}, "the table of codes is below everybody who answers with them"},
 	{"internal/config", []string{"internal/volume", "pkg/nvme"}, "it reads files, and opens and starts nothing"},

@@ -171,6 +171,9 @@ func (p *Process) Restore(ctx context.Context, s initiator.Session) error {
 // Rescan implements node.Options.Fabric: the model's kernel misses nothing.
 func (p *Process) Rescan(string) error { return nil }
 
+// Own implements node.Options.Fabric: the machine has no other tools.
+func (p *Process) Own() {}
+
 // SetDelayedRemoval implements node.Options.Sysfs. A disk is deleted all the
 // same when a test says Vanish.
 func (p *Process) SetDelayedRemoval(disk string, seconds int) (bool, error) {

@@ -18,6 +18,7 @@ type fabric interface {
 	Restore(ctx context.Context, s initiator.Session) error
 	Rescan(nqn string) error
 	Own()
+	Retire(ctx context.Context, s initiator.Session) error
 }
 
 // observer reads what the kernel shows of a session; nvmesysfs.FS is the real one.

@@ -46,14 +46,16 @@ const connectTime = 15 * time.Second
 
 func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders []order) {
 	var asked []Volume
+	nqn := f.session.NQN
 	for _, o := range orders {
 		switch o.act {
 		case set:
 			w.set(o.setting)
 		case connect:
 			w.connect(ctx, f, s)
+		case retire:
+			w.acts.start(ctx, "retire "+nqn, func() error { return w.retire(ctx, nqn) }, w.complain("retire", nqn))
 		case rescan:
-			nqn := f.session.NQN
 			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn))
 		case feed:
 			w.feed(ctx, o)
@@ -66,6 +68,12 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 		}
 	}
 	w.ask(ctx, f, s, asked)
+}
+
+func (w *Watch) retire(ctx context.Context, nqn string) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	return w.Keeper.Retire(ctx, nqn)
 }
 
 // set writes one setting. The controller may be gone, or not take it just now:

@@ -36,6 +36,10 @@ func decideSession(f facts, m *sessionMemory) []order {
 		}
 		m.rescans, m.rescanAt = 0, f.now.Add(rescanFirst)
 	}
+	if wanted(f.volumes) && f.moved() && !f.now.Before(m.retireAt) {
+		m.retireAt = f.now.Add(retireAgain)
+		out = append(out, order{act: retire})
+	}
 	if !f.missing() {
 		m.failures, m.connectAt = 0, time.Time{}
 		return out

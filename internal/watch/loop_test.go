@@ -706,6 +706,7 @@ func TestSettingsAreWritten(t *testing.T) {
 func TestSparePortal(t *testing.T) {
 	t.Parallel()
 	w := newWorld(1)
+	w.steady = true
 	w.volumes[0].Session.Portals = []netip.AddrPort{portal(1), portal(2)}
 	inBubbleOf(t, w, func(r run) {
 		r.pass(Every)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/dm"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 )
 
@@ -140,11 +141,18 @@ func bySession(volumes []Volume) []facts {
 		}
 		f := byNQN[nqn]
 		f.volumes = append(f.volumes, v)
+		if !v.Ended {
+			// Each volume has the addresses that it was told last.
+			f.portals = initiator.JoinPortals(f.portals, v.Session.Portals)
+		}
 		f.eager = f.eager || v.Eager
 	}
 	slices.Sort(nqns)
 	out := make([]facts, 0, len(nqns))
 	for _, nqn := range nqns {
+		if f := byNQN[nqn]; len(f.portals) > 0 {
+			f.session.Portals = f.portals
+		}
 		out = append(out, *byNQN[nqn])
 	}
 	return out
@@ -200,7 +208,7 @@ func (w *Watch) well(id string) bool {
 func (w *Watch) observeNamespaces(f *facts, how thoroughness) error {
 	nqn := f.session.NQN
 	last := w.seen.sessions[nqn]
-	needed := how != onlyChanged || last.stale || last.volumes != len(f.volumes) || !slices.Equal(last.controllers, f.controllers) ||
+	needed := how != onlyChanged || f.leaving() || last.stale || last.volumes != len(f.volumes) || !slices.Equal(last.controllers, f.controllers) ||
 		slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && (!w.well(v.ID) || w.failed(f, v)) })
 	if !f.live() || !needed {
 		f.namespaces = last.namespaces

@@ -28,19 +28,28 @@ type Volume struct {
 
 // Keeper is what the watch needs of the node's workflows.
 type Keeper interface {
+	Sessions
 	// Volumes returns what is staged now, in the same list until that changes, and
 	// Changed delivers when it does.
 	Volumes() []Volume
 	Changed() <-chan struct{}
-	Restore(ctx context.Context, s initiator.Session) error
-	Rescan(nqn string) error
 	Proof(volumeID string, p guard.Path) guard.Proof
+	// IsWithdrawn asks the storage host, which also says where it is now: if that is
+	// another address, the volume changes.
 	IsWithdrawn(ctx context.Context, volumeID string) (bool, error)
 	// End makes a volume's I/O fail from now on.
 	End(ctx context.Context, volumeID string, why Reason) error
 	// KeepClocks replaces the clocks that the next process begins with. It may
 	// take as long as the disk does.
 	KeepClocks(all map[string]Clock) error
+}
+
+// Sessions is what is done to sessions on behalf of their volumes.
+type Sessions interface {
+	Restore(ctx context.Context, s initiator.Session) error
+	Rescan(nqn string) error
+	// Retire takes controllers at addresses away that no volume wants any more.
+	Retire(ctx context.Context, nqn string) error
 }
 
 // Reason is why waiting ends.

@@ -148,7 +148,7 @@ func (w *Watch) decide(ctx context.Context, r rules, f facts) {
 		w.sayVolume(v, before, *m)
 		w.calm = w.calm && (v.Ended || m.state == Serving)
 	}
-	w.calm = w.calm && len(orders) == 0
+	w.calm = w.calm && len(orders) == 0 && !f.unfinished()
 	if f.looked && !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && !w.well(v.ID) }) {
 		s.rescans = 0 // what is missing next is missed for the first time
 	}

@@ -58,3 +58,30 @@ func count(t *testing.T, f *initiatortest.Fake, nqn string) int {
 }
 
 var _ initiator.Owners = (*owners)(nil)
+
+// TestLimit: of one session, whatever state it is in.
+func TestLimit(t *testing.T) {
+	t.Parallel()
+	f := initiatortest.New(t)
+	h := f.Host()
+	for _, nqn := range []string{testNQN, otherNQN} {
+		f.AddSubsystem(nqn, portalA, portalB)
+		if err := h.EnsureSession(t.Context(), session(nqn, portalA, portalB)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := h.Limit(testNQN, 5); err != nil {
+		t.Fatal(err)
+	}
+	for nqn, want := range map[string]int{testNQN: 5, otherNQN: -1} {
+		s, err := f.FS().Session(nqn)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range s.Controllers {
+			if c.CtrlLossTmo != want {
+				t.Errorf("%s of %s: ctrl_loss_tmo %d, want %d", c.Name, nqn, c.CtrlLossTmo, want)
+			}
+		}
+	}
+}

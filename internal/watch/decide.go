@@ -21,7 +21,11 @@ type rules struct {
 // decideSession decides about the controllers of a session.
 func decideSession(f facts, m *sessionMemory) []order {
 	var out []order
-	for _, s := range settings(f.controllers, f.session.Config, f.eager) {
+	config := f.session.Config
+	if f.finite && !f.live() {
+		config.CtrlLossTmo = finiteLoss
+	}
+	for _, s := range settings(f.controllers, config, f.eager) {
 		out = append(out, order{act: set, setting: s})
 	}
 	switch live := f.live(); {

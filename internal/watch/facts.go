@@ -16,6 +16,7 @@ type facts struct {
 	session     initiator.Session
 	portals     []netip.AddrPort // of all volumes that want the session
 	eager       bool
+	finite      bool
 	volumes     []Volume
 	controllers []nvmesysfs.Controller
 	// namespaces are those of the last full look; looked says that it was this one.

@@ -146,6 +146,7 @@ func bySession(volumes []Volume) []facts {
 			f.portals = initiator.JoinPortals(f.portals, v.Session.Portals)
 		}
 		f.eager = f.eager || v.Eager
+		f.finite = f.finite || v.Finite
 	}
 	slices.Sort(nqns)
 	out := make([]facts, 0, len(nqns))

@@ -22,6 +22,9 @@ type Volume struct {
 	Managed bool
 	// Unsettled volumes are being staged or unstaged: their table may be missing.
 	Unsettled bool
+	// Finite asks for a session that gives up soon, if nothing of it is live: the
+	// machine is going down.
+	Finite bool
 	// Ended volumes are no longer kept alive.
 	Ended bool
 }

@@ -39,6 +39,7 @@ type Machine struct {
 	lost     []string
 	ended    map[string]int          // by NQN: how often Disconnect took it down
 	dark     map[netip.AddrPort]bool // nothing answers there
+	limited  map[string]bool         // by NQN: the kernel gives it up when it is away
 }
 
 type link struct {
@@ -88,7 +89,7 @@ var errOff = errors.New("the machine was turned off")
 // New returns a machine that reaches target. It is turned off with the test at
 // the latest.
 func New(t testing.TB, target Target) *Machine {
-	m := &Machine{target: target, off: make(chan struct{}), ended: map[string]int{}, refusing: map[string]error{}, dark: map[netip.AddrPort]bool{}}
+	m := &Machine{target: target, off: make(chan struct{}), ended: map[string]int{}, refusing: map[string]error{}, dark: map[netip.AddrPort]bool{}, limited: map[string]bool{}}
 	m.reset()
 	t.Cleanup(m.Off)
 	return m
@@ -143,6 +144,9 @@ func (m *Machine) Cut(nqn string) {
 	defer m.mu.Unlock()
 	if s := m.sessions[nqn]; s != nil {
 		s.cut, s.state = true, "connecting"
+	}
+	if m.limited[nqn] {
+		m.end(nqn)
 	}
 	m.notify()
 }

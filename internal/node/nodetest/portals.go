@@ -94,3 +94,22 @@ func (m *Machine) retire(s initiator.Session) {
 	m.refresh()
 	m.notify()
 }
+
+// limit makes the kernel give a session up that is away now.
+func (m *Machine) limit(nqn string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.refresh()
+	m.limited[nqn] = true
+	if s := m.sessions[nqn]; s != nil && s.state != "live" {
+		m.end(nqn)
+		m.notify()
+	}
+}
+
+// Limited says whether a session gives up once it is away.
+func (m *Machine) Limited(nqn string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.limited[nqn]
+}

@@ -174,6 +174,11 @@ func (p *Process) Rescan(string) error { return nil }
 // Own implements node.Options.Fabric: the machine has no other tools.
 func (p *Process) Own() {}
 
+// Limit implements node.Options.Fabric.
+func (p *Process) Limit(nqn string, _ int) error {
+	return p.step("Limit", func() error { p.m.limit(nqn); return nil }, nil)
+}
+
 // SetDelayedRemoval implements node.Options.Sysfs. A disk is deleted all the
 // same when a test says Vanish.
 func (p *Process) SetDelayedRemoval(disk string, seconds int) (bool, error) {

@@ -32,7 +32,7 @@ import (
 type nodeOptions struct {
 	logOptions
 	endpoint, hosts, name, stateDir, machineID, connect string
-	control, metrics, registry                          string
+	control, metrics, registry, bus                     string
 	grace                                               time.Duration
 }
 
@@ -58,6 +58,7 @@ func newNodeCommand() *cobra.Command {
 	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after the storage host has taken a volume from this node")
 	f.StringVar(&o.connect, "connect", "fabrics", "how to connect: fabrics (write /dev/nvme-fabrics) or nvme-cli (run nvme connect)")
 	addRegistryFlag(cmd, &o.registry)
+	addBusFlag(cmd, &o.bus)
 	return cmd
 }
 
@@ -108,12 +109,18 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err := errors.Join(serveControl(ctx, o.control, op, log), serveMetrics(ctx, o.metrics, op, log)); err != nil {
 		return err
 	}
+	down, err := awaitShutdown(ctx, o.bus, flow, log)
+	if err != nil {
+		return err
+	}
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow, Health: health{flow, watching}})
 	steady(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
-	return serve(ctx, s, l)
+	err = serve(ctx, s, l)
+	down.finish(ctx)
+	return err
 }
 
 type flowOptions struct{ stateDir, connect, registry, hostNQN string }

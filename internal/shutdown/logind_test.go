@@ -3,7 +3,6 @@ package shutdown
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -14,42 +13,14 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/holdfast-csi/holdfast/internal/shutdown/shutdowntest"
 )
 
 // login is a logind on a real bus.
 type login struct {
-	conn  *dbus.Conn
-	locks chan *os.File // our end of each lock that is taken
-	args  chan []string
-	kill  func() // the bus
-}
-
-// Inhibit is a method of org.freedesktop.login1.Manager.
-func (l *login) Inhibit(what, who, why, mode string) (dbus.UnixFD, *dbus.Error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return 0, dbus.MakeFailedError(err)
-	}
-	l.locks <- r
-	l.args <- []string{what, who, why, mode}
-	fd := dbus.UnixFD(w.Fd())
-	// The descriptor is sent after the return; it must live until then.
-	time.AfterFunc(time.Second, func() { _ = w.Close() })
-	return fd, nil
-}
-
-type properties struct{}
-
-// Get is a method of org.freedesktop.DBus.Properties.
-func (properties) Get(_, name string) (dbus.Variant, *dbus.Error) {
-	switch name {
-	case "InhibitDelayMaxUSec":
-		return dbus.MakeVariant(uint64(3_000_000)), nil
-	case "PreparingForShutdown":
-		return dbus.MakeVariant(false), nil
-	default:
-		return dbus.Variant{}, dbus.MakeFailedError(os.ErrNotExist)
-	}
+	*shutdowntest.Logind
+	kill func() // the bus
 }
 
 // newBus is a real dbus-daemon with that logind on it.
@@ -79,18 +50,11 @@ func newBus(t *testing.T) (socket string, l *login) {
 	var conn *dbus.Conn
 	eventually(t, "the bus is there", func() bool { conn, err = dbus.Connect("unix:path=" + socket); return err == nil })
 	t.Cleanup(func() { _ = conn.Close() })
-	l = &login{conn: conn, locks: make(chan *os.File, 9), args: make(chan []string, 9), kill: kill}
-	for _, x := range []struct {
-		v     any
-		iface string
-	}{{l, loginManager}, {properties{}, "org.freedesktop.DBus.Properties"}} {
-		if err := conn.Export(x.v, loginPath, x.iface); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := conn.RequestName(loginName, 0); err != nil {
+	served, err := shutdowntest.Serve(conn, 3*time.Second)
+	if err != nil {
 		t.Fatal(err)
 	}
+	l = &login{served, kill}
 	return socket, l
 }
 
@@ -105,7 +69,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func (l *login) signal(t *testing.T, going bool) {
 	t.Helper()
-	if err := l.conn.Emit(loginPath, loginManager+"."+prepare, going); err != nil {
+	if err := l.Prepare(going); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -130,26 +94,23 @@ func TestRealBus(t *testing.T) {
 		New(Options{Socket: socket, Handler: c, Log: slog.New(slog.DiscardHandler)}).Run(ctx)
 		close(done)
 	}()
-	lock := <-logind.locks
-	if a := <-logind.args; a[0] != "shutdown" || a[3] != "delay" {
-		t.Errorf("lock %q", a)
+	lock := <-logind.Locks
+	if lock.What != "shutdown" || lock.Mode != "delay" {
+		t.Errorf("lock %+v", lock)
 	}
-	time.Sleep(1500 * time.Millisecond) // our own copy is closed by now
-	released := make(chan struct{})
-	go func() { _, _ = io.ReadAll(lock); close(released) }()
 	select {
-	case <-released:
+	case <-lock.Released:
 		t.Fatal("the lock is not held")
-	case <-time.After(100 * time.Millisecond):
+	case <-time.After(time.Second):
 	}
 	logind.signal(t, true)
 	if left := <-c.begin; left > 2700*time.Millisecond || left < 2*time.Second {
 		t.Errorf("%v left of 3 s", left)
 	}
-	<-released
+	<-lock.Released
 	logind.signal(t, false)
 	<-c.cancel
-	<-logind.locks
+	<-logind.Locks
 	cancel()
 	<-done
 }

@@ -65,6 +65,9 @@ func (s *Service) Status(ctx context.Context, ref volume.PublicationRef) (volume
 		return st, err
 	}
 	st.Formatting = rec.Formatting
+	if on, ok := s.pools[rec.Pool]; ok {
+		st.Portals = []string{on.portal.String()}
+	}
 	st.Blank, err = s.blank(ctx, rec)
 	return st, err
 }

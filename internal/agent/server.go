@@ -160,7 +160,7 @@ func (n nodeServer) Status(ctx context.Context, r *agentpb.PublicationRef) (*age
 		return nil, err
 	}
 	st, err := n.s.Status(ctx, ref)
-	return &agentpb.PublicationStatus{Ended: st.Ended, Formatting: st.Formatting, Blank: st.Blank}, err
+	return &agentpb.PublicationStatus{Ended: st.Ended, Formatting: st.Formatting, Blank: st.Blank, Portals: st.Portals}, err
 }
 
 func (n nodeServer) BeginFormat(ctx context.Context, r *agentpb.PublicationRef) (*agentpb.BeginFormatResponse, error) {

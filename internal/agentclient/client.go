@@ -183,7 +183,7 @@ func (c *Client) Status(ctx context.Context, ref volume.PublicationRef) (volume.
 	if err != nil {
 		return volume.PublicationStatus{}, err
 	}
-	return volume.PublicationStatus{Ended: r.GetEnded(), Formatting: r.GetFormatting(), Blank: r.GetBlank()}, nil
+	return volume.PublicationStatus{Ended: r.GetEnded(), Formatting: r.GetFormatting(), Blank: r.GetBlank(), Portals: r.GetPortals()}, nil
 }
 
 // BeginFormat implements volume.FormatAuthority.

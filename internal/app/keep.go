@@ -39,7 +39,7 @@ func keepAlive(ctx context.Context, flow *node.Node, guards *guard.Guards, grace
 		log.Warn("no uevents: what comes back is noticed a quarter of a second later", "err", err)
 	}
 	w := watch.New(watch.Options{
-		Keeper: &keeper{Node: flow}, Sysfs: fs, Guards: guards, Hints: hints, Grace: grace, Clocks: clocksOf(flow, log), Dev: fs.Dev, Log: log,
+		Keeper: &keeper{Node: flow}, Sysfs: fs, Guards: guards, Own: flow.Own, Hints: hints, Grace: grace, Clocks: clocksOf(flow, log), Dev: fs.Dev, Log: log,
 	})
 	go w.Run(ctx)
 	return w
@@ -55,12 +55,12 @@ type keeper struct {
 // Volumes implements watch.Keeper.
 func (k *keeper) Volumes() []watch.Volume {
 	if v := k.Version(); v != k.version || k.volumes == nil {
-		k.version, k.volumes = v, watched(k.Records())
+		k.version, k.volumes = v, watched(k.Records(), k.Finite)
 	}
 	return k.volumes
 }
 
-func watched(records []node.Record) []watch.Volume {
+func watched(records []node.Record, finite func(nqn string) bool) []watch.Volume {
 	out := make([]watch.Volume, 0, len(records))
 	for _, r := range records {
 		settled := r.Phase == node.Staged
@@ -70,7 +70,7 @@ func watched(records []node.Record) []watch.Volume {
 		at := r.Stage.Attachment
 		out = append(out, watch.Volume{
 			ID: r.Stage.VolumeID, Session: at.Session, Identity: r.Identity(), Eager: at.Eager, Table: r.Table,
-			Generation: at.Generation(), Managed: at.Managed != nil, Unsettled: !settled, Ended: r.Ended != node.NotEnded,
+			Generation: at.Generation(), Managed: at.Managed != nil, Unsettled: !settled, Finite: finite(at.Session.NQN), Ended: r.Ended != node.NotEnded,
 		})
 	}
 	return out

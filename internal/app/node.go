@@ -22,6 +22,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/kmod"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/ownership"
 	"github.com/holdfast-csi/holdfast/internal/statefile"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 	"github.com/holdfast-csi/holdfast/internal/watch"
@@ -31,7 +32,7 @@ import (
 type nodeOptions struct {
 	logOptions
 	endpoint, hosts, name, stateDir, runDir, machineID, connect string
-	control, metrics                                            string
+	control, metrics, registry, bus                             string
 	grace                                                       time.Duration
 }
 
@@ -60,7 +61,13 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.metrics, "metrics-address", "", "HOST:PORT on which /metrics and /healthz are served; empty for none")
 	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after the storage host has taken a volume from this node")
 	f.StringVar(&o.connect, "connect", "fabrics", "how to connect: fabrics (write /dev/nvme-fabrics) or nvme-cli (run nvme connect)")
+	addRegistryFlag(cmd, &o.registry)
+	addBusFlag(cmd, &o.bus)
 	return cmd
+}
+
+func addRegistryFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "nvme-registry", ownership.DefaultDir, "directory of the host in which other tools (nvme disconnect-all of nvme-cli 3, nvme-stas) see which connections are ours; empty for none")
 }
 
 // nodeGCPercent keeps the plugin small: it runs on every node and has little to
@@ -93,7 +100,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	flow, err := newFlow(o.runDir, o.connect, identity.HostNQN, guards, authorities(clients), log)
+	flow, err := newFlow(flowOptions{o.runDir, o.connect, o.registry, identity.HostNQN}, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}
@@ -106,25 +113,33 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err := errors.Join(serveControl(ctx, o.control, op, log), serveMetrics(ctx, o.metrics, op, log)); err != nil {
 		return err
 	}
+	down, err := awaitShutdown(ctx, o.bus, flow, log)
+	if err != nil {
+		return err
+	}
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow, Health: health{flow, watching}})
 	steady(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
-	return serve(ctx, s, l)
+	err = serve(ctx, s, l)
+	down.finish(ctx)
+	return err
 }
 
+type flowOptions struct{ runDir, connect, registry, hostNQN string }
+
 // newFlow builds the node workflows on the running kernel.
-func newFlow(runDir, connect, hostNQN string, guards *guard.Guards, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
+func newFlow(o flowOptions, guards *guard.Guards, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
 	fs := nvmesysfs.Default()
 	var connector initiator.Connector
-	switch connect {
+	switch o.connect {
 	case "fabrics":
 		connector = initiator.NewFabrics(fs)
 	case "nvme-cli":
 		connector = initiator.NewCLI(command.Exec{})
 	default:
-		return nil, fmt.Errorf("connect: value %q: want fabrics or nvme-cli: %w", connect, volume.ErrInvalid)
+		return nil, fmt.Errorf("connect: value %q: want fabrics or nvme-cli: %w", o.connect, volume.ErrInvalid)
 	}
 	if on, err := fs.MultipathEnabled(); err == nil && !on {
 		log.Warn("native NVMe multipath is off (nvme_core.multipath=N): I/O is held while a path is away, but a path that the kernel gives up takes its device with it")
@@ -133,9 +148,13 @@ func newFlow(runDir, connect, hostNQN string, guards *guard.Guards, ask node.Aut
 	if err != nil {
 		return nil, err
 	}
+	host := initiator.Options{FS: fs, Connector: connector, HostNQN: o.hostNQN}
+	if o.registry != "" {
+		host.Owners = ownership.New(o.registry, fs.Sys, log)
+	}
 	system := node.System{SysRoot: fs.Sys, Run: command.Exec{}}
 	return node.New(node.Options{
-		RunDir: runDir, BootID: boot, Fabric: initiator.New(initiator.Options{FS: fs, Connector: connector, HostNQN: hostNQN}),
+		RunDir: o.runDir, BootID: boot, Fabric: initiator.New(host),
 		Sysfs: fs, Mounter: system, Disk: system, Flusher: system, Guards: guards, Authorities: ask, Log: log,
 	})
 }

@@ -26,8 +26,8 @@ import (
 
 type standaloneOptions struct {
 	logOptions
-	endpoint, dir, runDir, pool, address, name, machineID string
-	port                                                  int
+	endpoint, dir, runDir, pool, address, name, machineID, registry, bus string
+	port                                                                 int
 }
 
 // standaloneCluster is the cluster ID of an installation that has no cluster.
@@ -54,6 +54,8 @@ func newStandaloneCommand() *cobra.Command {
 	f.IntVar(&o.port, "port", config.DefaultNVMePort, "TCP port over which volumes are connected")
 	f.StringVar(&o.name, "node-name", host, "name of this node")
 	f.StringVar(&o.machineID, "machine-id-file", "/etc/machine-id", "file with the ID of this machine")
+	addRegistryFlag(cmd, &o.registry)
+	addBusFlag(cmd, &o.bus)
 	return cmd
 }
 
@@ -84,7 +86,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	flow, err := newFlow(o.runDir, "fabrics", identity.HostNQN, guards, authorities(clients), log)
+	flow, err := newFlow(flowOptions{o.runDir, "fabrics", o.registry, identity.HostNQN}, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}
@@ -93,12 +95,18 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 		return err
 	}
 	watching := keepAlive(ctx, flow, guards, watch.DefaultGrace, log)
+	down, err := awaitShutdown(ctx, o.bus, flow, log)
+	if err != nil {
+		return err
+	}
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: standaloneCluster})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow, Health: health{flow, watching}})
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "pool", o.pool, "version", Version)
-	return serve(ctx, s, l)
+	err = serve(ctx, s, l)
+	down.finish(ctx)
+	return err
 }
 
 // embeddedAgent runs the agent behind a connection in memory: the same calls,

@@ -289,6 +289,19 @@ func (g *Guards) GiveUp(name string) error {
 	return err
 }
 
+// StopQueueing makes a table one that fails its I/O when the path is lost, and
+// leaves the path. Feed ends it. No table is no error.
+func (g *Guards) StopQueueing(name string) error {
+	s, err := g.State(name)
+	if errors.Is(err, dm.ErrNotFound) {
+		return nil
+	}
+	if err != nil || !s.HasTable {
+		return err
+	}
+	return g.dm.Message(name, "fail_if_no_path")
+}
+
 // wake resumes what a killed swap left suspended, on the table it had: whoever
 // could vouch for the new one is gone. ErrBusy if the swap is still under way,
 // and about to resume itself.

@@ -493,3 +493,19 @@ func TestFeedNotOpened(t *testing.T) {
 	wantChanges(t, f)
 	f.wantWell(t, table, pathA)
 }
+
+// A table that does not queue any more goes on over its path, and fails with it.
+func TestStopQueueing(t *testing.T) {
+	t.Parallel()
+	f, g, o := onA(t)
+	f.mend()
+	must(t, g.StopQueueing(table))
+	wantChanges(t, f, "message")
+	if d := f.look(table); d.live == nil || d.live.queues || !d.live.active || d.live.path != pathA.dev() {
+		t.Errorf("%+v with table %+v", d.Device, d.live)
+	}
+	must(t, g.StopQueueing(table))
+	must(t, g.Feed(table, pathA, false, o.proof))
+	f.wantWell(t, table, pathA)
+	must(t, g.StopQueueing("holdfast-none"))
+}

@@ -197,7 +197,11 @@ func (h *Host) connect(ctx context.Context, held *hold, s Session, portal netip.
 		defer h.connecting.unlock()
 		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectLimit)
 		defer cancel()
-		done <- h.connector.Connect(limited, t, s.Config)
+		err := h.connector.Connect(limited, t, s.Config)
+		if err == nil {
+			h.claim(t.NQN, portal)
+		}
+		done <- err
 	}()
 	select {
 	case err := <-done:

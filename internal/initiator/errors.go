@@ -93,7 +93,7 @@ func (e *ConnectError) hint() string {
 		{syscall.EIO, "the target does not know this subsystem or does not allow this host; the kernel log says which"},
 		{syscall.EAGAIN, "something accepts the connection and does not speak NVMe/TCP"},
 		{syscall.ENOENT, "module nvme-tcp not loaded"},
-		{syscall.EINVAL, "the kernel refuses an option, or another session of this machine has the same host ID and another host NQN; the kernel log says which"},
+		{syscall.EINVAL, "the kernel refuses an option, or another session of this machine has the same host ID and another host NQN, or the target has given the new controller the ID of one that is reconnecting; the kernel log says which"},
 		{context.DeadlineExceeded, "the kernel goes on trying; the next call finds the result"},
 	} {
 		if errors.Is(e.Err, h.err) {

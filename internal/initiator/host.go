@@ -25,6 +25,18 @@ type Options struct {
 	HostNQN string
 	// Sockets are those of the machine; nil is the running kernel's.
 	Sockets Sockets
+	// Owners is told of the controllers that are ours; may be nil.
+	Owners Owners
+}
+
+// Owners is where other tools of the machine find out whose a controller is;
+// *ownership.Registry is the real one. It reports no failure: no session depends
+// on it.
+type Owners interface {
+	// Claim is for a controller that was just made.
+	Claim(controller string)
+	// Keep is for those that are there: look says of each whether it is ours.
+	Keep(look func() (map[string]bool, error))
 }
 
 // Host makes and unmakes sessions on this machine. There should be one of it:
@@ -35,6 +47,7 @@ type Host struct {
 	probe     func(context.Context, netip.AddrPort) error
 	hostNQN   string
 	sockets   Sockets
+	owners    Owners
 
 	// sessions serialises what changes a session, by subsystem NQN.
 	sessions sessionLocks
@@ -50,7 +63,7 @@ type Host struct {
 // New returns a Host.
 func New(o Options) *Host {
 	h := &Host{
-		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN, sockets: o.Sockets,
+		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN, sockets: o.Sockets, owners: o.Owners,
 		sessions: sessionLocks{byID: map[string]*sessionLock{}}, connecting: newMutex(),
 		deleting: map[string]chan struct{}{}, refused: map[string]error{},
 	}

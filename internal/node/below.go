@@ -45,7 +45,7 @@ func (n *Node) stuckBelow(ctx context.Context, rec Record) (bool, error) {
 		if !time.Now().Before(end) {
 			return true, nil
 		}
-		if err := pause(ctx, rec); err != nil {
+		if err := lookAgain(ctx, rec); err != nil {
 			return false, err
 		}
 	}
@@ -66,7 +66,7 @@ func (n *Node) awaitSilence(ctx context.Context, rec Record) error {
 		if err != nil || !waits || !live {
 			return err
 		}
-		if err := pause(ctx, rec); err != nil {
+		if err := lookAgain(ctx, rec); err != nil {
 			return err
 		}
 	}
@@ -90,12 +90,10 @@ func (n *Node) below(rec Record) (waits, live bool, err error) {
 	return true, slices.ContainsFunc(s.Controllers, func(c nvmesysfs.Controller) bool { return c.State == "live" }), err
 }
 
-// pause is between two looks at what is below.
-func pause(ctx context.Context, rec Record) error {
-	select {
-	case <-time.After(pollEvery):
-		return nil
-	case <-ctx.Done():
+// lookAgain is between two looks at what is below.
+func lookAgain(ctx context.Context, rec Record) error {
+	if !pause(ctx, pollEvery) {
 		return fmt.Errorf("volume %s: its I/O is still under way: %w (%w)", rec.Stage.VolumeID, volume.ErrPending, ctx.Err())
 	}
+	return nil
 }

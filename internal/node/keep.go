@@ -21,14 +21,12 @@ func (n *Node) Restore(ctx context.Context, s initiator.Session) error {
 		return err
 	}
 	defer release()
-	for _, r := range n.records.All() {
-		// Of what is flushed the unmount may still wait in the table.
-		wanted := r.Phase != Flushed || r.Table != ""
-		if r.nqn() == s.NQN && wanted && r.Ended == NotEnded {
-			return n.Fabric.Restore(ctx, s)
-		}
+	if _, _, wanted := n.wanted(s.NQN); !wanted {
+		return fmt.Errorf("session %s: no volume wants it any more: %w", s.NQN, volume.ErrPrecondition)
 	}
-	return fmt.Errorf("session %s: no volume wants it any more: %w", s.NQN, volume.ErrPrecondition)
+	err = n.Fabric.Restore(ctx, s)
+	n.makeRoom(ctx, s.NQN, err) // for the next time
+	return err
 }
 
 // Rescan makes the kernel look for the namespaces of a session.
@@ -37,6 +35,9 @@ func (n *Node) Rescan(nqn string) error { return n.Fabric.Rescan(nqn) }
 // Hurry makes the kernel's attempts to connect a session begin anew, where they
 // wait for an answer that was lost.
 func (n *Node) Hurry(ctx context.Context, s initiator.Session) error { return n.Fabric.Hurry(ctx, s) }
+
+// Own tells other tools of the machine which controllers are ours.
+func (n *Node) Own() { n.Fabric.Own() }
 
 // Proof says, whenever it is asked, whether p is the device of a volume whose
 // I/O is to go on.
@@ -51,13 +52,22 @@ func (n *Node) Proof(volumeID string, p guard.Path) guard.Proof {
 }
 
 // IsWithdrawn asks the storage host whether the publication of a volume has
-// ended. Only a positive answer is one; err says why there is none.
+// ended. Only a positive answer is one; err says why there is none. If it has not,
+// the answer says where the volume is to be reached, too, and that is put on record.
 func (n *Node) IsWithdrawn(ctx context.Context, volumeID string) (bool, error) {
 	rec, err := n.records.Get(volumeID)
 	if err != nil {
 		return false, err
 	}
-	return n.ended(ctx, rec)
+	m := rec.Stage.Attachment.Managed
+	if m == nil {
+		return false, nil
+	}
+	st, err := n.status(ctx, rec)
+	if err == nil && !st.Ended {
+		n.learn(rec.nqn(), m.Host, st.Portals)
+	}
+	return err == nil && st.Ended, err
 }
 
 // End ends the waiting of one volume: its I/O fails from now on, and that of no

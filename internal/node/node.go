@@ -37,6 +37,7 @@ type Node struct {
 	volumes  keylock.Set
 	sessions sessionLocks
 	bounded  *filesystem.Bounded
+	finite   finite
 }
 
 // New opens the records of a node.

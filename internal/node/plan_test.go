@@ -37,7 +37,7 @@ func everyFact() []formatFacts {
 					status: volume.PublicationStatus{Formatting: on(3), Blank: on(4), Ended: on(5)},
 				}
 				// Nobody says anything of a static volume.
-				if f.managed || f.status == (volume.PublicationStatus{}) {
+				if f.managed || bits>>3 == 0 {
 					out = append(out, f)
 				}
 			}

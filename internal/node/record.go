@@ -58,6 +58,7 @@ const (
 	Withdrawn Ending = "withdrawn" // the storage host says that the publication has ended
 	Expired   Ending = "expired"   // ctrlLossTmo is over
 	Abandoned Ending = "abandoned" // a person gave it up
+	Shutdown  Ending = "shutdown"  // the machine went down and could not reach it
 )
 
 // Target is one published path.

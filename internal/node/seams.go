@@ -18,6 +18,10 @@ type fabric interface {
 	Restore(ctx context.Context, s initiator.Session) error
 	Rescan(nqn string) error
 	Hurry(ctx context.Context, s initiator.Session) error
+	Own()
+	Retire(ctx context.Context, s initiator.Session) error
+	// Limit makes the kernel give up a session that is away for so many seconds.
+	Limit(nqn string, seconds int) error
 }
 
 // observer reads what the kernel shows of a session; nvmesysfs.FS is the real one.
@@ -54,6 +58,8 @@ type guards interface {
 	Ensure(ctx context.Context, name string, p guard.Path, readOnly bool, proof guard.Proof) (guard.Device, error)
 	State(name string) (guard.State, error)
 	GiveUp(name string) error
+	// StopQueueing leaves the path, and fails I/O once it is lost.
+	StopQueueing(name string) error
 	Remove(ctx context.Context, name string) error
 }
 

@@ -76,6 +76,10 @@ func (n *Node) settle(ctx context.Context, rec *Record, req StageRequest) (done 
 	case !sameStage(rec.Stage, req):
 		return false, fmt.Errorf("volume %s is staged at %s as %q: unstage it before staging it differently: %w", req.VolumeID, rec.Stage.StagingPath, rec.Stage.FSType, volume.ErrExists)
 	default:
+		req = withPortals(*rec, req)
+		if err := n.move(rec, req.Attachment.Session.Portals); err != nil {
+			return false, unsettled(err)
+		}
 		done, err := n.resume(ctx, rec, req)
 		return done, unsettled(err)
 	}
@@ -156,7 +160,7 @@ func (n *Node) attach(ctx context.Context, rec *Record) error {
 	}
 	release()
 	status := n.askAhead(ctx, rec.Stage)
-	if err := n.Fabric.EnsureSession(ctx, at.Session); err != nil {
+	if err := n.reach(ctx, rec); err != nil {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 	}
 	id := at.Identity

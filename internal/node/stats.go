@@ -44,6 +44,7 @@ var conditions = map[pathState]Condition{
 var endingTexts = map[Ending]string{
 	Withdrawn: "withdrawn: the storage host has taken the volume from this node; its I/O fails, so that what uses it can end",
 	Expired:   "failed: the outage lasted longer than ctrlLossTmo; the pod has to be started again",
+	Shutdown:  "failed: the node was about to shut down and the storage host did not answer; the pod has to be started again",
 	Abandoned: "abandoned: the volume was given up by hand; its I/O fails until it is staged again",
 }
 

@@ -270,18 +270,23 @@ func (n *Node) withdrawn(ctx context.Context, rec Record) bool {
 // ended asks the agent whether the publication of rec has ended. A static
 // volume's never does.
 func (n *Node) ended(ctx context.Context, rec Record) (bool, error) {
-	m := rec.Stage.Attachment.Managed
-	if m == nil {
+	if rec.Stage.Attachment.Managed == nil {
 		return false, nil
 	}
+	st, err := n.status(ctx, rec)
+	return err == nil && st.Ended, err
+}
+
+// status is the agent's word on a publication.
+func (n *Node) status(ctx context.Context, rec Record) (volume.PublicationStatus, error) {
+	m := rec.Stage.Attachment.Managed
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	agent, err := n.Authorities(m.Host)
 	if err != nil {
-		return false, err
+		return volume.PublicationStatus{}, err
 	}
-	st, err := agent.Status(ctx, m.Ref)
-	return err == nil && st.Ended, err
+	return agent.Status(ctx, m.Ref)
 }
 
 // awaitWithdrawal waits until the kernel has seen that the namespace is no

@@ -81,6 +81,9 @@ type PublicationStatus struct {
 	Formatting bool
 	// Blank: the pool's allocation map, read after a sync, has no block at all.
 	Blank bool
+	// Portals are the host:port pairs of the pool now: it may have moved since the
+	// publication was handed out. Nil if it has ended, or the agent is too old to say.
+	Portals []string
 }
 
 // Pool is what the agent says of one of its pools.

@@ -3,9 +3,11 @@ package watch
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 	"time"
 
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -44,14 +46,16 @@ const connectTime = 15 * time.Second
 
 func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders []order) {
 	var asked []Volume
+	nqn := f.session.NQN
 	for _, o := range orders {
 		switch o.act {
 		case set:
 			w.set(o.setting)
 		case connect:
 			w.connect(ctx, f, s)
+		case retire:
+			w.acts.start(ctx, "retire "+nqn, func() error { return w.retire(ctx, nqn) }, w.complain("retire", nqn))
 		case rescan:
-			nqn := f.session.NQN
 			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn))
 		case hurry:
 			w.hurry(ctx, f)
@@ -66,6 +70,12 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 		}
 	}
 	w.ask(ctx, f, s, asked)
+}
+
+func (w *Watch) retire(ctx context.Context, nqn string) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	return w.Keeper.Retire(ctx, nqn)
 }
 
 // set writes one setting. The controller may be gone, or not take it just now:
@@ -181,6 +191,21 @@ func (w *Watch) heard(id string, ended bool) {
 	case m.fencedAt.IsZero():
 		m.fencedAt = time.Now()
 	}
+}
+
+// own says again which controllers are ours when others are there than the last
+// time, and once an audit, because somebody may have cleared the registry away.
+func (w *Watch) own(ctx context.Context, controllers []nvmesysfs.Controller, now time.Time) {
+	names := make([]string, len(controllers))
+	for i, c := range controllers {
+		names[i] = c.Name
+	}
+	if w.Own == nil || slices.Equal(names, w.seen.owned) && now.Sub(w.seen.ownAt) < audit {
+		return
+	}
+	w.acts.start(ctx, "own", func() error { w.Own(); return nil }, func(error) {
+		w.seen.owned, w.seen.ownAt = names, now
+	})
 }
 
 // strayTime is how long a table that no volume has is left alone: one that is

@@ -21,7 +21,11 @@ type rules struct {
 // decideSession decides about the controllers of a session.
 func decideSession(f facts, m *sessionMemory) []order {
 	var out []order
-	for _, s := range settings(f.controllers, f.session.Config, f.eager) {
+	config := f.session.Config
+	if f.finite && !f.live() {
+		config.CtrlLossTmo = finiteLoss
+	}
+	for _, s := range settings(f.controllers, config, f.eager) {
 		out = append(out, order{act: set, setting: s})
 	}
 	switch live := f.live(); {
@@ -35,6 +39,10 @@ func decideSession(f facts, m *sessionMemory) []order {
 			}
 		}
 		m.rescans, m.rescanAt = 0, f.now.Add(rescanFirst)
+	}
+	if wanted(f.volumes) && f.moved() && !f.now.Before(m.retireAt) {
+		m.retireAt = f.now.Add(retireAgain)
+		out = append(out, order{act: retire})
 	}
 	if !f.missing() {
 		m.failures, m.connectAt = 0, time.Time{}

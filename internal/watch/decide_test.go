@@ -94,7 +94,7 @@ func words(orders []order) []string {
 			out = append(out, "hold "+o.below)
 		case end:
 			out = append(out, "end "+string(o.why))
-		case ask, connect, rescan, hurry:
+		case ask, connect, rescan, hurry, retire:
 			out = append(out, string(o.act))
 		}
 	}

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -13,7 +14,9 @@ import (
 type facts struct {
 	now         time.Time
 	session     initiator.Session
+	portals     []netip.AddrPort // of all volumes that want the session
 	eager       bool
+	finite      bool
 	volumes     []Volume
 	controllers []nvmesysfs.Controller
 	// namespaces are those of the last full look; looked says that it was this one.
@@ -67,4 +70,33 @@ func (f facts) missing() bool {
 		}
 	}
 	return false
+}
+
+// excess are controllers at addresses that no volume wants.
+func (f facts) excess() []nvmesysfs.Controller { return initiator.Excess(f.controllers, f.session) }
+
+// leaving says whether a session has a path over an address that is wanted and
+// others that are in excess: it is looked at until those are gone.
+func (f facts) leaving() bool {
+	return len(f.excess()) > 0 && slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool {
+		at, ok := c.Portal()
+		return ok && c.State == "live" && slices.Contains(f.session.Portals, at)
+	})
+}
+
+// unfinished says whether the session is not yet as it should be, also where all
+// its volumes are served.
+func (f facts) unfinished() bool { return f.leaving() || f.missing() && wanted(f.volumes) }
+
+// moved says whether the session has left the addresses that are in excess: each
+// volume is proven over one that is wanted. Of what was not looked at just now
+// nothing is proven.
+func (f facts) moved() bool {
+	if !f.looked || !f.leaving() {
+		return false
+	}
+	state := nvmesysfs.Snapshot{Controllers: f.controllers, Namespaces: f.namespaces}
+	return !slices.ContainsFunc(f.volumes, func(v Volume) bool {
+		return !v.Ended && !initiator.ProvenAt(state, v.Identity, f.session)
+	})
 }

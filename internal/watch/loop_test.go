@@ -729,6 +729,7 @@ func TestSettingsAreWritten(t *testing.T) {
 func TestSparePortal(t *testing.T) {
 	t.Parallel()
 	w := newWorld(1)
+	w.steady = true
 	w.volumes[0].Session.Portals = []netip.AddrPort{portal(1), portal(2)}
 	inBubbleOf(t, w, func(r run) {
 		r.pass(Every)
@@ -867,4 +868,24 @@ func TestActs(t *testing.T) {
 	if diff := cmp.Diff([]string{"b" + busy, "a" + busy, "a" + busy}, told); diff != "" || len(a.running) > 0 {
 		t.Errorf("%v are running; (-want +got):\n%s", a.running, diff)
 	}
+}
+
+// Whose the controllers are is said at the start, when others are there, and now
+// and then; not while nothing changes.
+func TestOwnersAreTold(t *testing.T) {
+	t.Parallel()
+	inBubble(t, 1, func(r run) {
+		r.pass(audit / 2)
+		r.expectCalls("own", 1)
+		r.do(func() { r.setState(0, "connecting") })
+		r.pass(time.Second)
+		r.expectCalls("own", 1)
+		r.do(func() { r.giveUp(0) })
+		r.pass(time.Second)
+		r.expectCalls("own", 3) // gone, and made again
+		r.pass(10 * audit)
+		if n := r.count("own"); n < 12 || n > 14 {
+			r.Errorf("%d times in ten audits", n)
+		}
+	})
 }

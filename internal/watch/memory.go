@@ -32,6 +32,7 @@ type sessionMemory struct {
 	lostSince time.Time // zero while a controller is live
 	connectAt time.Time // not before
 	failures  int       // connects in a row that failed
+	retireAt  time.Time // not before
 	rescanAt  time.Time
 	rescans   int
 	askAt     time.Time
@@ -70,6 +71,7 @@ const (
 	feedMost     = 5 * time.Second
 	holdAgain    = 200 * time.Millisecond
 	endPause     = time.Second
+	retireAgain  = time.Second
 	// peace is how long a volume must serve before a failed path counts as the
 	// first again. A device that answers and fails its I/O is fed ever more slowly.
 	peace    = 10 * time.Second
@@ -103,6 +105,7 @@ type act string
 const (
 	set     act = "set"
 	connect act = "connect"
+	retire  act = "retire"
 	rescan  act = "rescan"
 	hurry   act = "hurry"
 	feed    act = "feed"

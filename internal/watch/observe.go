@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/dm"
+	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 )
 
@@ -19,6 +20,8 @@ type seen struct {
 	sessions map[string]seenSession
 	tables   map[string]seenTable
 	strays   map[string]time.Time // our tables that no volume has, since when
+	owned    []string             // the controllers that there were at the last word on whose they are
+	ownAt    time.Time            // when that was
 }
 
 type seenSession struct {
@@ -138,11 +141,19 @@ func bySession(volumes []Volume) []facts {
 		}
 		f := byNQN[nqn]
 		f.volumes = append(f.volumes, v)
+		if !v.Ended {
+			// Each volume has the addresses that it was told last.
+			f.portals = initiator.JoinPortals(f.portals, v.Session.Portals)
+		}
 		f.eager = f.eager || v.Eager
+		f.finite = f.finite || v.Finite
 	}
 	slices.Sort(nqns)
 	out := make([]facts, 0, len(nqns))
 	for _, nqn := range nqns {
+		if f := byNQN[nqn]; len(f.portals) > 0 {
+			f.session.Portals = f.portals
+		}
 		out = append(out, *byNQN[nqn])
 	}
 	return out
@@ -198,7 +209,7 @@ func (w *Watch) well(id string) bool {
 func (w *Watch) observeNamespaces(f *facts, how thoroughness) error {
 	nqn := f.session.NQN
 	last := w.seen.sessions[nqn]
-	needed := how != onlyChanged || last.stale || last.volumes != len(f.volumes) || !slices.Equal(last.controllers, f.controllers) ||
+	needed := how != onlyChanged || f.leaving() || last.stale || last.volumes != len(f.volumes) || !slices.Equal(last.controllers, f.controllers) ||
 		slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && (!w.well(v.ID) || w.failed(f, v)) })
 	if !f.live() || !needed {
 		f.namespaces = last.namespaces

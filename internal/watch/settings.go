@@ -9,6 +9,10 @@ import (
 // make the kernel spin, and divide by zero at the next write of ctrl_loss_tmo.
 const eagerDelay = 1
 
+// finiteLoss is how long a session may be away, in seconds, once the machine is
+// going down.
+const finiteLoss = 2
+
 // setting is one attribute of a controller to be written.
 type setting struct {
 	controller, attribute string

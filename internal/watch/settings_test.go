@@ -105,3 +105,31 @@ func (k *kernel) controllers() []nvmesysfs.Controller {
 	}
 	return []nvmesysfs.Controller{{Name: "nvme1", NQN: "ours", State: "live", CtrlLossTmo: loss, ReconnectDelay: k.delay}}
 }
+
+// While the machine goes down a session that is away gives up soon; one that is
+// live, and one of a shutdown that was cancelled, is as it was.
+func TestFinite(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		finite bool
+		state  string
+		has    int
+		want   []string
+	}{
+		"away":        {true, "connecting", -1, []string{"set nvme1 ctrl_loss_tmo=2"}},
+		"away, told":  {true, "connecting", 2, nil},
+		"live":        {true, "live", -1, nil},
+		"live, told":  {true, "live", 2, []string{"set nvme1 ctrl_loss_tmo=-1"}},
+		"cancelled":   {false, "connecting", 2, []string{"set nvme1 ctrl_loss_tmo=-1"}},
+		"no shutdown": {false, "connecting", -1, nil},
+	} {
+		v := ourVolume()
+		v.Finite, v.Session.Config.ReconnectDelay = c.finite, 1
+		f := bySession([]Volume{v})[0]
+		f.now, f.controllers = start, factsOf(0, v).controllers
+		f.controllers[0].State, f.controllers[0].CtrlLossTmo = c.state, c.has
+		if diff := cmp.Diff(c.want, words(decideSession(f, &sessionMemory{}))); diff != "" {
+			t.Errorf("%s: -want +got:\n%s", name, diff)
+		}
+	}
+}

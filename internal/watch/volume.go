@@ -22,27 +22,39 @@ type Volume struct {
 	Managed bool
 	// Unsettled volumes are being staged or unstaged: their table may be missing.
 	Unsettled bool
+	// Finite asks for a session that gives up soon, if nothing of it is live: the
+	// machine is going down.
+	Finite bool
 	// Ended volumes are no longer kept alive.
 	Ended bool
 }
 
 // Keeper is what the watch needs of the node's workflows.
 type Keeper interface {
+	Sessions
 	// Volumes returns what is staged now, in the same list until that changes, and
 	// Changed delivers when it does.
 	Volumes() []Volume
 	Changed() <-chan struct{}
-	Restore(ctx context.Context, s initiator.Session) error
-	Rescan(nqn string) error
-	// Hurry makes the kernel try again where it waits for an answer that was lost.
-	Hurry(ctx context.Context, s initiator.Session) error
 	Proof(volumeID string, p guard.Path) guard.Proof
+	// IsWithdrawn asks the storage host, which also says where it is now: if that is
+	// another address, the volume changes.
 	IsWithdrawn(ctx context.Context, volumeID string) (bool, error)
 	// End makes a volume's I/O fail from now on.
 	End(ctx context.Context, volumeID string, why Reason) error
 	// KeepClocks replaces the clocks that the next process begins with. It may
 	// take as long as the disk does.
 	KeepClocks(all map[string]Clock) error
+}
+
+// Sessions is what is done to sessions on behalf of their volumes.
+type Sessions interface {
+	Restore(ctx context.Context, s initiator.Session) error
+	Rescan(nqn string) error
+	// Hurry makes the kernel try again where it waits for an answer that was lost.
+	Hurry(ctx context.Context, s initiator.Session) error
+	// Retire takes controllers at addresses away that no volume wants any more.
+	Retire(ctx context.Context, nqn string) error
 }
 
 // Reason is why waiting ends.

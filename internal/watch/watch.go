@@ -35,6 +35,8 @@ type Options struct {
 	Sysfs  Sysfs
 	// Guards may be nil: then no volume has a table.
 	Guards Guards
+	// Own tells other tools of the machine which controllers are ours. May be nil.
+	Own func()
 	// Hints wakes the loop at once; it carries nothing. May be nil.
 	Hints <-chan struct{}
 	Grace time.Duration
@@ -122,6 +124,7 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 	if w.sayBlind(err); err != nil && len(all) == 0 {
 		return
 	}
+	w.own(ctx, g.controllers, now)
 	w.calm = err == nil
 	for _, f := range all {
 		w.decide(ctx, f)
@@ -145,7 +148,7 @@ func (w *Watch) decide(ctx context.Context, f facts) {
 		w.sayVolume(v, before, *m)
 		w.calm = w.calm && m.settled(v)
 	}
-	w.calm = w.calm && len(orders) == 0
+	w.calm = w.calm && len(orders) == 0 && !f.unfinished()
 	if f.looked && !slices.ContainsFunc(f.volumes, func(v Volume) bool { return !v.Ended && !w.well(v.ID) }) {
 		s.rescans = 0 // what is missing next is missed for the first time
 	}

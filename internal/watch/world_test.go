@@ -46,6 +46,7 @@ type world struct {
 	wrong       []string                 // feeds of what is not the volume
 	minors      uint32
 	kept        map[string]Clock // on disk
+	steady      bool             // Volumes is one list, replaced when it changes, as the real one
 }
 
 type fakeTable struct {
@@ -322,6 +323,9 @@ func (w *world) Remove(_ context.Context, name string) error {
 func (w *world) Volumes() []Volume {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.steady {
+		return w.volumes
+	}
 	return slices.Clone(w.volumes)
 }
 
@@ -337,6 +341,24 @@ func (w *world) Restore(_ context.Context, s initiator.Session) error {
 		return errFake
 	}
 	w.connect(s)
+	return nil
+}
+
+func (w *world) Retire(_ context.Context, nqn string) error {
+	if err := w.called("retire", nqn); err != nil {
+		return ofAct(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := initiator.Session{NQN: nqn}
+	for _, v := range w.volumes {
+		if v.Session.NQN == nqn {
+			s.Portals = initiator.JoinPortals(s.Portals, v.Session.Portals)
+		}
+	}
+	gone := initiator.Excess(w.controllers, s)
+	w.controllers = slices.DeleteFunc(w.controllers, func(c nvmesysfs.Controller) bool { return slices.Contains(gone, c) })
+	w.scan(nqn)
 	return nil
 }
 
@@ -394,6 +416,8 @@ func (w *world) End(_ context.Context, id string, why Reason) error {
 	return nil
 }
 
+func (w *world) own() { _ = w.called("own", "") }
+
 func (w *world) KeepClocks(all map[string]Clock) error {
 	if err := w.called("keep clocks", ""); err != nil {
 		return ofAct(err)
@@ -432,7 +456,7 @@ func (w *world) watch() (*Watch, *text) {
 		}
 		return a
 	}}))
-	return New(Options{Keeper: w, Sysfs: w, Guards: w, Hints: w.hints, Clocks: w.kept, Dev: "/dev", Log: log}), said
+	return New(Options{Keeper: w, Sysfs: w, Guards: w, Own: w.own, Hints: w.hints, Clocks: w.kept, Dev: "/dev", Log: log}), said
 }
 
 // run is a world with a watch running in it.

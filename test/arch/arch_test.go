@@ -113,6 +113,10 @@ var reserved = []struct {
 		"the firewall is touched at one place",
 	},
 	{
+		"github.com/godbus/dbus/v5/...", []string{"internal/shutdown"},
+		"the host's services are spoken to at one place",
+	},
+	{
 		"github.com/moby/sys/mount/...", []string{"internal/filesystem"},
 		"mounts are made at one place",
 	},
@@ -224,6 +228,8 @@ var leaves = []struct {
 	{"internal/gate", []string{"internal/volume", "pkg/nvme"}, "it closes and opens ports, whoever asks"},
 	{"internal/command", []string{"internal/volume"}, "it runs programs, whoever asks"},
 	{"internal/keylock", []string{"internal/volume"}, "a lock knows nothing of what is locked"},
+	{"internal/shutdown", nil, "it hears of the machine's end, whoever has to act"},
+	{"internal/ownership", nil, "it writes down whose a controller is, whoever asks"},
 	{"internal/statefile", []string{"internal/volume"}, "it keeps records and does not know of what"},
 	{"internal/rpcerr", []string{"internal/volume"}, "the table of codes is below everybody who answers with them"},
 	{"internal/config", []string{"internal/volume", "pkg/nvme"}, "it reads files, and opens and starts nothing"},

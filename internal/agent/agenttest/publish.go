@@ -2,6 +2,7 @@ package agenttest
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -160,8 +161,8 @@ func testFormat(t *testing.T, s Subject) {
 		st, err := s.Status(ctx, Ref(p))
 		return Must(t, st, err)
 	}
-	if st := status(p); st != (volume.PublicationStatus{Blank: true}) {
-		t.Errorf("new: %+v", st)
+	if st := status(p); !st.Blank || st.Formatting || st.Ended || !slices.Equal(st.Portals, p.Portals) {
+		t.Errorf("new, at %v: %+v", p.Portals, st)
 	}
 	for range 2 {
 		if err := s.BeginFormat(ctx, Ref(p)); err != nil {

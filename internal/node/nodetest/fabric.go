@@ -83,22 +83,26 @@ func (m *Machine) drain(d *disk) error {
 func (m *Machine) ensureSession(ctx context.Context, s initiator.Session) error {
 	var refused error
 	err := m.wait(ctx, func() bool {
-		if have := m.sessions[s.NQN]; have != nil {
+		have := m.sessions[s.NQN]
+		if have != nil && m.covered(have, s) {
 			return have.state == "live"
 		}
 		if refused = m.refusing[s.NQN]; refused != nil {
 			return true
 		}
-		if _, ok := m.target.Visible(s.NQN, s.HostNQN); !ok {
+		if _, ok := m.target.Visible(s.NQN, s.HostNQN); !ok || m.allDark(s.Portals) {
 			return false
+		}
+		if have != nil {
+			m.addPaths(have, s)
+			return true
 		}
 		number := 0
 		for slices.ContainsFunc(slices.Collect(maps.Values(m.sessions)), func(o *link) bool { return o.number == number }) {
 			number++
 		}
 		m.sessions[s.NQN] = &link{Session: s, number: number, state: "live"}
-		m.refresh()
-		m.notify()
+		m.addPaths(m.sessions[s.NQN], s)
 		return true
 	})
 	defer m.mu.Unlock()

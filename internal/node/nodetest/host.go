@@ -54,6 +54,7 @@ type Host struct {
 	session    string // NQN of the session that publications join; "" = none
 	sessions   int    // made so far
 	nextNSID   uint32
+	said       []string // where the agent says that it is reached
 }
 
 type hosted struct {
@@ -110,6 +111,13 @@ func (h *Host) SetFormatting(id uuid.UUID, on bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.volumes[id].formatting = on
+}
+
+// Say makes the agent name these portals; none is what an older one says.
+func (h *Host) Say(portals ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.said = portals
 }
 
 // SetSilent makes the host's agent not answer. Its target does.
@@ -225,7 +233,7 @@ func (h *Host) Status(_ context.Context, ref volume.PublicationRef) (volume.Publ
 	if err != nil || !live {
 		return volume.PublicationStatus{Ended: err == nil}, err
 	}
-	return volume.PublicationStatus{Formatting: v.formatting, Blank: !v.medium.Written()}, nil
+	return volume.PublicationStatus{Formatting: v.formatting, Blank: !v.medium.Written(), Portals: h.said}, nil
 }
 
 // BeginFormat implements volume.FormatAuthority.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,15 +37,24 @@ type Machine struct {
 	busy     map[string]bool   // paths that something holds open
 	refusing map[string]error  // by NQN: how a connect fails
 	lost     []string
-	ended    map[string]int // by NQN: how often Disconnect took it down
+	ended    map[string]int          // by NQN: how often Disconnect took it down
+	dark     map[netip.AddrPort]bool // nothing answers there
+	limited  map[string]bool         // by NQN: the kernel gives it up when it is away
 }
 
 type link struct {
 	initiator.Session
-	number int    // nvmeN
+	number int    // nvmeN, of the first controller
 	state  string // live or connecting
 	cut    bool
-	silent bool // live as far as the kernel knows, and nothing comes back
+	silent bool   // live as far as the kernel knows, and nothing comes back
+	paths  []path // its controllers
+}
+
+// path is one controller of a session.
+type path struct {
+	portal netip.AddrPort
+	name   string
 }
 
 type disk struct {
@@ -80,7 +90,7 @@ var errOff = errors.New("the machine was turned off")
 // New returns a machine that reaches target. It is turned off with the test at
 // the latest.
 func New(t testing.TB, target Target) *Machine {
-	m := &Machine{target: target, off: make(chan struct{}), ended: map[string]int{}, refusing: map[string]error{}}
+	m := &Machine{target: target, off: make(chan struct{}), ended: map[string]int{}, refusing: map[string]error{}, dark: map[netip.AddrPort]bool{}, limited: map[string]bool{}}
 	m.reset()
 	t.Cleanup(m.Off)
 	return m
@@ -144,6 +154,9 @@ func (m *Machine) Cut(nqn string) {
 	defer m.mu.Unlock()
 	if s := m.sessions[nqn]; s != nil {
 		s.cut, s.silent, s.state = true, false, "connecting"
+	}
+	if m.limited[nqn] {
+		m.end(nqn)
 	}
 	m.notify()
 }
@@ -268,17 +281,23 @@ func (m *Machine) snapshot(nqn string) nvmesysfs.Snapshot {
 	if s == nil {
 		return out
 	}
-	name := "nvme" + strconv.Itoa(s.number)
-	p := s.Portals[0]
-	out.Controllers = []nvmesysfs.Controller{{
-		Name: name, NQN: nqn, State: s.state, Transport: "tcp", Traddr: p.Addr().String(), Trsvcid: strconv.Itoa(int(p.Port())),
-		HostNQN: s.HostNQN, HostID: s.HostID,
-	}}
+	var names []string
+	for _, p := range s.paths {
+		state := s.state
+		if m.dark[p.portal] {
+			state = "connecting"
+		}
+		names = append(names, p.name)
+		out.Controllers = append(out.Controllers, nvmesysfs.Controller{
+			Name: p.name, NQN: nqn, State: state, Transport: "tcp", Traddr: p.portal.Addr().String(), Trsvcid: strconv.Itoa(int(p.portal.Port())),
+			HostNQN: s.HostNQN, HostID: s.HostID,
+		})
+	}
 	for _, d := range slices.SortedFunc(maps.Values(m.disks), func(a, b *disk) int { return strings.Compare(a.name, b.name) }) {
 		if d.nqn == nqn && !d.gone {
 			out.Namespaces = append(out.Namespaces, nvmesysfs.Namespace{
 				Disk: d.name, NQN: nqn, NSID: d.ns.NSID, UUID: d.ns.UUID, NGUID: d.ns.NGUID, SizeBytes: d.ns.SizeBytes,
-				BlockSize: d.ns.BlockSize, Major: d.major, Minor: d.minor, Controllers: []string{name},
+				BlockSize: d.ns.BlockSize, Major: d.major, Minor: d.minor, Controllers: names,
 			})
 		}
 	}
@@ -299,6 +318,8 @@ func (m *Machine) refresh() {
 		}
 		list, ok := m.target.Visible(nqn, s.HostNQN)
 		switch {
+		case !m.lit(s):
+			s.state = "connecting"
 		case ok:
 			s.state = "live"
 			m.show(s, list)

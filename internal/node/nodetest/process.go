@@ -192,6 +192,14 @@ func (p *Process) Inflight(disk string) (n int, err error) {
 	return n, err
 }
 
+// Own implements node.Options.Fabric: the machine has no other tools.
+func (p *Process) Own() {}
+
+// Limit implements node.Options.Fabric.
+func (p *Process) Limit(nqn string, _ int) error {
+	return p.step("Limit", func() error { p.m.limit(nqn); return nil }, nil)
+}
+
 // SetDelayedRemoval implements node.Options.Sysfs. A disk is deleted all the
 // same when a test says Vanish.
 func (p *Process) SetDelayedRemoval(disk string, seconds int) (bool, error) {

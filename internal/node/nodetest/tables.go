@@ -330,6 +330,20 @@ func (p *Process) GiveUp(name string) error {
 	return p.step("GiveUp", func() error { p.m.giveUp(name, false); return nil }, func() error { p.m.giveUp(name, true); return nil })
 }
 
+// StopQueueing implements node.Options.Guards.
+func (p *Process) StopQueueing(name string) error {
+	return p.step("StopQueueing", func() error {
+		p.m.mu.Lock()
+		defer p.m.mu.Unlock()
+		if t := p.m.tables[name]; t != nil {
+			t.queues = false
+			p.m.failIfDead(t.device)
+			p.m.notify()
+		}
+		return nil
+	}, nil)
+}
+
 // Remove implements node.Options.Guards.
 func (p *Process) Remove(ctx context.Context, name string) error {
 	return p.step("Remove", func() error { return p.m.removeTable(ctx, name) }, nil)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/volume"
+	"github.com/holdfast-csi/holdfast/pkg/nvme"
 )
 
 // Pauses between attempts to connect. An attempt that is refused costs the
@@ -193,15 +194,11 @@ func (h *Host) connect(ctx context.Context, held *hold, s Session, portal netip.
 	held.share()
 	done := make(chan error, 1)
 	go func() {
-		defer held.done()
-		defer h.connecting.unlock()
-		limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectLimit)
-		defer cancel()
-		err := h.connector.Connect(limited, t, s.Config)
-		if err == nil {
-			h.claim(t.NQN, portal)
-		}
+		err := h.connectAlone(context.WithoutCancel(ctx), held, t, s.Config)
 		done <- err
+		if err == nil {
+			h.claim(t.NQN, portal) // nobody waits for it
+		}
 	}()
 	select {
 	case err := <-done:
@@ -209,6 +206,15 @@ func (h *Host) connect(ctx context.Context, held *hold, s Session, portal netip.
 	case <-ctx.Done():
 		return connectError(opConnect, t, ctx.Err())
 	}
+}
+
+// connectAlone gives both locks back when the kernel has answered.
+func (h *Host) connectAlone(ctx context.Context, held *hold, t nvme.Target, c nvme.ConnectionConfig) error {
+	defer held.done()
+	defer h.connecting.unlock()
+	ctx, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	return h.connector.Connect(ctx, t, c)
 }
 
 func notLive(s Session, p plan, last, cause error) error {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -34,6 +35,7 @@ func (o *owners) Keep(look func() (map[string]bool, error)) {
 
 func (o *owners) want(t *testing.T, claimed ...string) {
 	t.Helper()
+	synctest.Wait() // no connect waits for it
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if diff := cmp.Diff(claimed, o.claimed); diff != "" {
@@ -45,6 +47,10 @@ func (o *owners) want(t *testing.T, claimed ...string) {
 // returns; and one that was adopted with all others.
 func TestOwners(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, testOwners)
+}
+
+func testOwners(t *testing.T) {
 	f, o := initiatortest.New(t), &owners{}
 	options := f.Options()
 	options.HostNQN, options.Owners = hostNQN, o
@@ -82,6 +88,10 @@ func TestOwners(t *testing.T) {
 // Without a registry, or without knowing who we are, nothing is said.
 func TestNoOwners(t *testing.T) {
 	t.Parallel()
+	synctest.Test(t, testNoOwners)
+}
+
+func testNoOwners(t *testing.T) {
 	f, o := initiatortest.New(t), &owners{}
 	f.Host().Own()
 	options := f.Options()

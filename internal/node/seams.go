@@ -16,12 +16,18 @@ type fabric interface {
 	WaitNamespace(ctx context.Context, id initiator.Identity) (nvmesysfs.Namespace, string, error)
 	Disconnect(ctx context.Context, nqn string) error
 	Restore(ctx context.Context, s initiator.Session) error
+	Retire(ctx context.Context, s initiator.Session) error
+	nudger
+}
+
+// nudger makes the kernel do what it would do later or not at all, and changes no
+// session.
+type nudger interface {
 	Rescan(nqn string) error
 	Hurry(ctx context.Context, s initiator.Session) error
-	Own()
-	Retire(ctx context.Context, s initiator.Session) error
 	// Limit makes the kernel give up a session that is away for so many seconds.
 	Limit(nqn string, seconds int) error
+	Own()
 }
 
 // observer reads what the kernel shows of a session; nvmesysfs.FS is the real one.

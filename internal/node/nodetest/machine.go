@@ -51,12 +51,6 @@ type link struct {
 	paths  []path // its controllers
 }
 
-// path is one controller of a session.
-type path struct {
-	portal netip.AddrPort
-	name   string
-}
-
 type disk struct {
 	name         string
 	major, minor uint32

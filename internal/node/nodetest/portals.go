@@ -9,6 +9,12 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/initiator"
 )
 
+// path is one controller of a session.
+type path struct {
+	portal netip.AddrPort
+	name   string
+}
+
 // Portal is another address of the storage host: that of Publish is the first.
 func Portal(n int) netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(1 + n)}), 4420)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"time"
 )
 
@@ -70,14 +71,39 @@ func (t *campaign) clean(ctx context.Context) error {
 }
 
 func (t *campaign) print(path string) {
-	fmt.Printf("\n  %-28s %6s %8s %8s %8s\n", "I/O went on after healing", "n", "median", "99 %", "worst")
+	fmt.Printf("\n  %-28s %6s %8s %8s %8s %8s %6s\n", "I/O went on after healing", "n", "median", "99 %", "worst", "bound", "late")
 	for _, kind := range slices.Sorted(maps.Keys(t.resumes)) {
 		d := slices.Sorted(slices.Values(t.resumes[kind]))
-		fmt.Printf("  %-28s %6d %6.2f s %6.2f s %6.2f s\n", kind, len(d), at(d, 0.5), at(d, 0.99), at(d, 1))
+		bound := boundOf(kind)
+		late := len(d) - sort.Search(len(d), func(i int) bool { return d[i] > bound })
+		fmt.Printf("  %-28s %6d %6.2f s %6.2f s %6.2f s %6.2f s %6d\n", kind, len(d), at(d, 0.5), at(d, 0.99), at(d, 1), bound.Seconds(), late)
 	}
 	fmt.Printf("\n  Linux %s: %d faults on %d volumes in %s, %d writes acknowledged, %d lost, %d wrong, %d I/O errors, %d manual steps, nothing left behind\n"+
 		"  %d times a volume under guard kernel was lost with its device, said so, and was whole when it was staged again\n  %s\n",
 		t.report.Kernel, t.injected, t.report.Volumes, time.Since(t.began).Round(time.Second), t.report.AckedWrites, t.report.LostWrites, t.report.CorruptReads, t.report.IOErrors, t.report.ManualSteps, t.restaged, path)
+}
+
+// bounds are how long after healing the kernel alone may take at a reconnect delay
+// of one second: it sends a SYN each second where it is refused, and at 0 and 1 s
+// of four where nothing answers; a target that accepts and is silent is given up
+// after ten. Where the kernel alone would never come back, or the plugin or the
+// storage host has to start first, it is that second all the same.
+var bounds = map[string]time.Duration{
+	"silent": silence, "one-way-to": silence, "one-way-from": silence, "grown-while-away": silence, "loss": silence, "delay": silence, "overlap": silence,
+	"hung": 11 * time.Second,
+}
+
+const (
+	silence = 3 * time.Second
+	// emulated is what emulated processors may add.
+	emulated = 500 * time.Millisecond
+)
+
+func boundOf(kind string) time.Duration {
+	if b, ok := bounds[kind]; ok {
+		return b + emulated
+	}
+	return time.Second + emulated
 }
 
 // at is the value at a quantile of sorted durations, in seconds.

@@ -44,12 +44,12 @@ unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the 
 kernel: deps ## tests of single packages inside a machine, on every kernel of KERNELS
 	$(GO) run ./test/vm/cmd/vmrun -kernel $(shell echo $(KERNELS) | tr ' ' ,) -packages "$(KERNEL_PACKAGES)"
 
-e2e: deps ## tests of the whole product in machines, on every kernel of KERNELS
-	@only=; for k in $(KERNELS); do \
+e2e: deps ## tests of the whole product in machines, on every kernel of KERNELS at the same time
+	@only=; pids=(); for k in $(KERNELS); do \
 	  echo "== end to end on Linux $$k$${only:+, tests that depend on the kernel}"; \
-	  HOLDFAST_KERNEL=$$k HOLDFAST_KERNEL_TESTS_ONLY=$$only $(GO) test -tags vm -count=1 -timeout 40m ./test/e2e/ || exit 1; \
-	  only=1; \
-	done
+	  (set -o pipefail; HOLDFAST_KERNEL=$$k HOLDFAST_KERNEL_TESTS_ONLY=$$only $(GO) test -tags vm -count=1 -timeout 60m ./test/e2e/ 2>&1 | sed -u "s/^/$$k: /") & \
+	  pids+=($$!); only=1; \
+	done; failed=0; for p in $${pids[@]}; do wait $$p || failed=1; done; exit $$failed
 
 long: deps ## fifty sessions at once, a black hole beside, memory full, the plugin away for AWAY
 	HOLDFAST_KERNEL=$(firstword $(KERNEL) $(KERNELS)) $(GO) test -tags 'vm long' -count=1 -timeout 60m -v -run 'TestFiftySessions|TestBlackHoleBeside|TestHealWithoutMemory|TestPluginAway' ./test/e2e/ -away $(AWAY)

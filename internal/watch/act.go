@@ -221,14 +221,32 @@ func (w *Watch) removeStrays(ctx context.Context, now time.Time) {
 			continue
 		}
 		w.seen.strays[name] = now
-		w.acts.start(ctx, "table "+name, func() error {
-			s, err := w.Guards.State(name)
-			if err != nil || s.OpenCount > 0 {
-				return err
+		done := w.complain("remove stray", name)
+		w.acts.start(ctx, "table "+name, func() error { return w.removeStray(ctx, name) }, func(err error) {
+			if errors.Is(err, errOrphan) && !w.seen.orphans[name] {
+				w.seen.orphans[name] = true
+				w.Log.Error("a volume is in use and no record knows it: nobody will put its device back after an outage; was the run directory lost? Have its pods started again", "table", name)
 			}
-			ctx, cancel := context.WithTimeout(ctx, Every)
-			defer cancel()
-			return w.Guards.Remove(ctx, name)
-		}, w.complain("remove stray", name))
+			done(err)
+		})
 	}
+}
+
+// errOrphan: in use, and still waiting for whoever puts a path back. One that was
+// given up waits for nothing.
+var errOrphan = errors.New("it is in use, and no record knows it")
+
+func (w *Watch) removeStray(ctx context.Context, name string) error {
+	s, err := w.Guards.State(name)
+	switch {
+	case err != nil:
+		return err
+	case s.OpenCount > 0 && s.Queues:
+		return errOrphan
+	case s.OpenCount > 0:
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, Every)
+	defer cancel()
+	return w.Guards.Remove(ctx, name)
 }

@@ -472,6 +472,23 @@ func TestStraysOfAFormerLife(t *testing.T) {
 	})
 }
 
+// A table that waits for a path and that no record knows is said once, and one
+// that was given up is not.
+func TestOrphansAreSaid(t *testing.T) {
+	t.Parallel()
+	w := newWorld(0)
+	w.tables["holdfast-lost"] = &fakeTable{State: guard.State{OpenCount: 1, Queues: true}}
+	w.tables["holdfast-ended"] = &fakeTable{State: guard.State{OpenCount: 1}}
+	inBubbleOf(t, w, func(r run) {
+		r.pass(5 * time.Minute)
+		r.expectCalls("remove", 0)
+		lines := r.said.lines()
+		if len(lines) != 1 || !strings.Contains(lines[0], "level=ERROR") || !strings.Contains(lines[0], "holdfast-lost") {
+			r.Errorf("said %q", lines)
+		}
+	})
+}
+
 // Every change is said once, and nothing else is said, however often is looked.
 func TestSaidOnce(t *testing.T) {
 	t.Parallel()

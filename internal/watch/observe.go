@@ -20,6 +20,7 @@ type seen struct {
 	sessions map[string]seenSession
 	tables   map[string]seenTable
 	strays   map[string]time.Time // our tables that no volume has, since when
+	orphans  map[string]bool      // strays in use of which that was said
 	owned    []string             // the controllers that there were at the last word on whose they are
 	ownAt    time.Time            // when that was
 }
@@ -37,7 +38,7 @@ type seenTable struct {
 }
 
 func newSeen() seen {
-	return seen{stale: true, sessions: map[string]seenSession{}, tables: map[string]seenTable{}, strays: map[string]time.Time{}}
+	return seen{stale: true, sessions: map[string]seenSession{}, tables: map[string]seenTable{}, strays: map[string]time.Time{}, orphans: map[string]bool{}}
 }
 
 // glance is the cheap look: it costs a few small reads for each session and one
@@ -270,6 +271,7 @@ func (w *Watch) noteStrays(volumes []Volume, events map[string]uint32, now time.
 	for name := range w.seen.strays {
 		if _, there := events[name]; !there || ours[name] {
 			delete(w.seen.strays, name)
+			delete(w.seen.orphans, name)
 		}
 	}
 }

@@ -171,19 +171,23 @@ func (b *bench) endure(f fault, vs []*cluster.Volume, ws []*writer) {
 	}
 }
 
-// wantHealth asks for the one reason that the driver gives for a volume's
-// health; "" if it is well.
-func (b *bench) wantHealth(v *cluster.Volume, want string) {
+// health asks for the one reason that the driver gives for a volume's health; ""
+// if it is well.
+func (b *bench) health(v *cluster.Volume) (reason string) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, time.Second)
 	defer cancel()
 	resp, err := b.node.CSI.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: v.ID})
 	b.must(err)
-	got := ""
 	for _, s := range resp.GetVolumeHealth().GetHealthStatuses() {
-		got += s.GetReason()
+		reason += s.GetReason()
 	}
-	if got != want {
+	return reason
+}
+
+func (b *bench) wantHealth(v *cluster.Volume, want string) {
+	b.Helper()
+	if got := b.health(v); got != want {
 		b.Errorf("health of %s: %q, want %q", v.Name, got, want)
 	}
 }

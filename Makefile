@@ -20,9 +20,9 @@ PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build demo test unit kernel e2e long torture moves lint fmt generate bench fuzz deps clean
+.PHONY: help build demo test rest unit kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
 build: ## compile bin build/bin/holdfast
 	CGO_ENABLED=0 $(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o build/bin/holdfast ./cmd/holdfast
@@ -34,7 +34,11 @@ demo: deps ## boot two machines and see volumes survive outages
 	$(GO) run ./test/cmd/demo
 
 test: deps ## everything that proves the code: unit, csi-sanity, fuzz seeds, real kernels
-	$(MAKE) --no-print-directory unit kernel e2e
+	$(MAKE) --no-print-directory unit kernel
+	$(MAKE) --no-print-directory -j2 e2e-first rest
+
+# The second lane of test: machines wait more than they compute.
+rest: e2e-others
 	$(MAKE) --no-print-directory torture FAULTS=25 SEED=2
 
 unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the race detector
@@ -44,12 +48,19 @@ unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the 
 kernel: deps ## tests of single packages inside a machine, on every kernel of KERNELS
 	$(GO) run ./test/vm/cmd/vmrun -kernel $(shell echo $(KERNELS) | tr ' ' ,) -packages "$(KERNEL_PACKAGES)"
 
-e2e: deps ## tests of the whole product in machines, on every kernel of KERNELS at the same time
-	@only=; pids=(); for k in $(KERNELS); do \
-	  echo "== end to end on Linux $$k$${only:+, tests that depend on the kernel}"; \
-	  (set -o pipefail; HOLDFAST_KERNEL=$$k HOLDFAST_KERNEL_TESTS_ONLY=$$only $(GO) test -tags vm -count=1 -timeout 60m ./test/e2e/ 2>&1 | sed -u "s/^/$$k: /") & \
-	  pids+=($$!); only=1; \
-	done; failed=0; for p in $${pids[@]}; do wait $$p || failed=1; done; exit $$failed
+e2e: deps ## tests of the whole product in machines, on every kernel of KERNELS
+	$(MAKE) --no-print-directory -j2 e2e-first e2e-others
+
+E2E = $(GO) test -tags vm -count=1 -timeout 60m ./test/e2e/
+e2e-first: deps # all tests, on the first kernel
+	@echo "== end to end on Linux $(firstword $(KERNELS))"
+	@set -o pipefail; HOLDFAST_KERNEL=$(firstword $(KERNELS)) $(E2E) 2>&1 | sed -u "s/^/$(firstword $(KERNELS)): /"
+
+e2e-others: deps # those that depend on the kernel, on the others
+	@set -o pipefail; for k in $(wordlist 2,$(words $(KERNELS)),$(KERNELS)); do \
+	  echo "== end to end on Linux $$k, tests that depend on the kernel"; \
+	  HOLDFAST_KERNEL=$$k HOLDFAST_KERNEL_TESTS_ONLY=1 $(E2E) 2>&1 | sed -u "s/^/$$k: /" || exit 1; \
+	done
 
 long: deps ## fifty sessions at once, a black hole beside, memory full, the plugin away for AWAY
 	HOLDFAST_KERNEL=$(firstword $(KERNEL) $(KERNELS)) $(GO) test -tags 'vm long' -count=1 -timeout 60m -v -run 'TestFiftySessions|TestBlackHoleBeside|TestHealWithoutMemory|TestPluginAway' ./test/e2e/ -away $(AWAY)

@@ -77,8 +77,11 @@ func watched(records []node.Record, finite func(nqn string) bool) []watch.Volume
 }
 
 // End implements watch.Keeper.
-func (k *keeper) End(ctx context.Context, volumeID string, why watch.Reason) error {
-	return k.Node.End(ctx, volumeID, endings[why])
+func (k *keeper) End(ctx context.Context, v watch.Volume, why watch.Reason) error {
+	if why == watch.Again {
+		return k.EndAgain(ctx, v.ID, v.Generation)
+	}
+	return k.EndGeneration(ctx, v.ID, v.Generation, endings[why])
 }
 
 var endings = map[watch.Reason]node.Ending{watch.Withdrawn: node.Withdrawn, watch.Expired: node.Expired}

@@ -23,8 +23,6 @@ type Options struct {
 	// HostNQN is who this node is. If it is set, Disconnect leaves controllers
 	// of other host NQNs alone.
 	HostNQN string
-	// Sockets are those of the machine; nil is the running kernel's.
-	Sockets Sockets
 	// Owners is told of the controllers that are ours; may be nil.
 	Owners Owners
 }
@@ -46,7 +44,6 @@ type Host struct {
 	connector Connector
 	probe     func(context.Context, netip.AddrPort) error
 	hostNQN   string
-	sockets   Sockets
 	owners    Owners
 
 	// sessions serialises what changes a session, by subsystem NQN.
@@ -63,7 +60,7 @@ type Host struct {
 // New returns a Host.
 func New(o Options) *Host {
 	h := &Host{
-		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN, sockets: o.Sockets, owners: o.Owners,
+		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN, owners: o.Owners,
 		sessions: sessionLocks{byID: map[string]*sessionLock{}}, connecting: newMutex(),
 		deleting: map[string]chan struct{}{}, refused: map[string]error{},
 	}
@@ -72,9 +69,6 @@ func New(o Options) *Host {
 	}
 	if h.probe == nil {
 		h.probe = probeTCP
-	}
-	if h.sockets == nil {
-		h.sockets = kernelSockets{}
 	}
 	return h
 }

@@ -32,10 +32,6 @@ func (n *Node) Restore(ctx context.Context, s initiator.Session) error {
 // Rescan makes the kernel look for the namespaces of a session.
 func (n *Node) Rescan(nqn string) error { return n.Fabric.Rescan(nqn) }
 
-// Hurry makes the kernel's attempts to connect a session begin anew, where they
-// wait for an answer that was lost.
-func (n *Node) Hurry(ctx context.Context, s initiator.Session) error { return n.Fabric.Hurry(ctx, s) }
-
 // Own tells other tools of the machine which controllers are ours.
 func (n *Node) Own() { n.Fabric.Own() }
 
@@ -75,6 +71,26 @@ func (n *Node) IsWithdrawn(ctx context.Context, volumeID string) (bool, error) {
 // disconnected if no other volume wants it, or else the error wraps
 // volume.ErrPrecondition.
 func (n *Node) End(ctx context.Context, volumeID string, why Ending) error {
+	return n.endIf(ctx, volumeID, why, func(Record) bool { return true })
+}
+
+// EndGeneration is End of one publication: a newer one that has taken its place
+// meanwhile goes on.
+func (n *Node) EndGeneration(ctx context.Context, volumeID string, generation uint64, why Ending) error {
+	return n.endIf(ctx, volumeID, why, func(r Record) bool { return r.Stage.Attachment.Generation() == generation })
+}
+
+// EndAgain goes on with the end of a publication that was begun and may have got
+// stuck. What has not ended, or has been staged anew, goes on.
+func (n *Node) EndAgain(ctx context.Context, volumeID string, generation uint64) error {
+	return n.endIf(ctx, volumeID, NotEnded, func(r Record) bool {
+		return r.Ended != NotEnded && r.Stage.Attachment.Generation() == generation
+	})
+}
+
+// endIf ends the volume if its record, once nothing else is at it, is one that is
+// meant.
+func (n *Node) endIf(ctx context.Context, volumeID string, why Ending, meant func(Record) bool) error {
 	release, err := n.volumes.Lock(volumeID, "end of waiting")
 	if err != nil {
 		return err
@@ -85,6 +101,8 @@ func (n *Node) End(ctx context.Context, volumeID string, why Ending) error {
 		return err
 	}
 	switch {
+	case !meant(rec):
+		return nil
 	case rec.Ended != NotEnded && rec.Table != "":
 		return n.endTable(ctx, rec, rec.Ended) // the first time may have got stuck half-way
 	case rec.Ended != NotEnded:

@@ -24,7 +24,6 @@ type fabric interface {
 // session.
 type nudger interface {
 	Rescan(nqn string) error
-	Hurry(ctx context.Context, s initiator.Session) error
 	// Limit makes the kernel give up a session that is away for so many seconds.
 	Limit(nqn string, seconds int) error
 	Own()

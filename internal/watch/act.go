@@ -57,8 +57,6 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 			w.acts.start(ctx, "retire "+nqn, func() error { return w.retire(ctx, nqn) }, w.complain("retire", nqn))
 		case rescan:
 			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn))
-		case hurry:
-			w.hurry(ctx, f)
 		case feed:
 			w.feed(ctx, o)
 		case letFail:
@@ -101,20 +99,12 @@ func (w *Watch) complain(act, what string) func(error) {
 // end looks at the table again afterwards: that it queues no more is no event.
 func (w *Watch) end(ctx context.Context, o order) {
 	done := w.complain("end", o.volume.ID)
-	w.acts.start(ctx, "end "+o.volume.ID, func() error { return w.Keeper.End(ctx, o.volume.ID, o.why) }, func(err error) {
+	w.acts.start(ctx, "end "+o.volume.ID, func() error { return w.Keeper.End(ctx, o.volume, o.why) }, func(err error) {
 		delete(w.seen.tables, o.volume.Table)
 		if m := w.volumes[o.volume.ID]; m != nil {
 			m.ended = err == nil
 		}
 		done(err)
-	})
-}
-
-func (w *Watch) hurry(ctx context.Context, f facts) {
-	w.acts.start(ctx, "hurry "+f.session.NQN, func() error { return w.Keeper.Hurry(ctx, f.session) }, func(err error) {
-		if err != nil {
-			w.Log.Debug("the kernel tries again when it will", "nqn", f.session.NQN, "err", err)
-		}
 	})
 }
 

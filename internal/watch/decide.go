@@ -46,7 +46,7 @@ func decideSession(f facts, m *sessionMemory) []order {
 	}
 	if !f.missing() {
 		m.failures, m.connectAt = 0, time.Time{}
-		return append(out, m.hurry(f)...)
+		return out
 	}
 	if wanted(f.volumes) && !f.now.Before(m.connectAt) {
 		most := connectMost
@@ -58,15 +58,6 @@ func decideSession(f facts, m *sessionMemory) []order {
 		out = append(out, order{act: connect})
 	}
 	return out
-}
-
-// hurry looks after the kernel's own attempts while nothing is live.
-func (m *sessionMemory) hurry(f facts) []order {
-	if f.live() || !f.eager || !wanted(f.volumes) || f.now.Before(m.hurryAt) {
-		return nil
-	}
-	m.hurryAt = f.now.Add(hurryEvery)
-	return []order{{act: hurry}}
 }
 
 func wanted(vs []Volume) bool {
@@ -113,7 +104,7 @@ func endAgain(f facts, v Volume, m *volumeMemory) []order {
 	if !known || t.absent || t.unseen || !t.HasTable || m.ended && !t.Queues {
 		return nil
 	}
-	return m.end(f.now, v, Withdrawn)
+	return m.end(f.now, v, Again)
 }
 
 // look finds what to do with the volume's device, and what state it is in.

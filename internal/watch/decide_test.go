@@ -96,7 +96,7 @@ func words(orders []order) []string {
 			out = append(out, "hold "+o.below)
 		case end:
 			out = append(out, "end "+string(o.why))
-		case ask, connect, rescan, hurry, retire:
+		case ask, connect, rescan, retire:
 			out = append(out, string(o.act))
 		}
 	}
@@ -194,11 +194,11 @@ func TestLook(t *testing.T) {
 		"table absent, connecting":        {both(tableGone, connecting), Lost, nil},
 		"table absent, being staged":      {both(tableGone, unsettled), Waiting, []string{"rescan"}},
 		"table there, being staged":       {unsettled, Serving, nil},
-		"ended":                           {ended, Failing, []string{"end withdrawn"}},
-		"ended, still queueing":           {endedHalf, Failing, []string{"end withdrawn"}},
+		"ended":                           {ended, Failing, []string{"end again"}},
+		"ended, still queueing":           {endedHalf, Failing, []string{"end again"}},
 		"ended, no table":                 {both(noTable, endedHalf), Failing, nil},
-		"ended, connecting":               {both(connecting, ended), Failing, []string{"end withdrawn"}},
-		"ended, path failed":              {both(pathFailed, ended), Failing, []string{"end withdrawn"}},
+		"ended, connecting":               {both(connecting, ended), Failing, []string{"end again"}},
+		"ended, path failed":              {both(pathFailed, ended), Failing, []string{"end again"}},
 		"ended, absent":                   {both(tableGone, ended), Failing, nil},
 		"no table, all is well":           {noTable, Serving, nil},
 		"no table, connecting":            {both(noTable, connecting), Waiting, nil},
@@ -327,36 +327,6 @@ func TestConnectIsWanted(t *testing.T) {
 		}
 		if want := len(c.orders); s.failures != want {
 			t.Errorf("%s: %d attempts counted, want %d", name, s.failures, want)
-		}
-	}
-}
-
-// The kernel is hurried while it alone is at it: nothing live, nothing to connect,
-// and somebody who wants it soon.
-func TestHurry(t *testing.T) {
-	t.Parallel()
-	ended := ourVolume()
-	ended.Ended = true
-	for name, c := range map[string]struct {
-		volume      Volume
-		eager       bool
-		controllers []nvmesysfs.Controller
-		moments     []int64
-	}{
-		"connecting":    {ourVolume(), true, []nvmesysfs.Controller{controller("nvme1", "connecting", 1)}, []int64{0, 250, 500, 750, 1000}},
-		"not eager":     {ourVolume(), false, []nvmesysfs.Controller{controller("nvme1", "connecting", 1)}, nil},
-		"live":          {ourVolume(), true, []nvmesysfs.Controller{controller("nvme1", "live", 1)}, nil},
-		"nothing there": {ourVolume(), true, nil, nil},
-		"ended":         {ended, true, []nvmesysfs.Controller{controller("nvme1", "connecting", 1)}, nil},
-	} {
-		var s sessionMemory
-		got := moments(time.Second, hurry, func(d time.Duration) []order {
-			f := factsOf(d, c.volume)
-			f.eager, f.controllers = c.eager, c.controllers
-			return decideSession(f, &s)
-		})
-		if diff := cmp.Diff(c.moments, got); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
 }
@@ -640,7 +610,7 @@ func TestWithdrawn(t *testing.T) {
 		"before, and it comes":    {time.Second, pathFailed, Fenced, []string{"feed 259:3"}},
 		"before, and it is asked": {time.Second, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"ask"}},
 		"over, nothing more":      {DefaultGrace, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"end withdrawn"}},
-		"ended":                   {DefaultGrace, both(connecting, ended), Failing, []string{"end withdrawn"}},
+		"ended":                   {DefaultGrace, both(connecting, ended), Failing, []string{"end again"}},
 	} {
 		v := ourVolume()
 		f := factsOf(time.Hour, v)

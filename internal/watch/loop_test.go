@@ -296,16 +296,16 @@ func TestEndedBeforeStart(t *testing.T) {
 	w := managed(1)
 	w.volumes[0].Ended = true
 	w.tables["holdfast-v0"].Active, w.tables["holdfast-v0"].Queues = false, false
-	w.fail["end withdrawn v0"] = errFake
+	w.fail["end again v0"] = errFake
 	inBubbleOf(t, w, func(r run) {
 		r.do(func() { r.setState(0, "connecting") })
 		r.pass(10 * time.Second)
-		if n := r.count("end withdrawn v0"); n < 5 || n > 11 {
+		if n := r.count("end again v0"); n < 5 || n > 11 {
 			t.Errorf("tried %d times in 10 s", n)
 		}
-		r.do(func() { delete(r.fail, "end withdrawn v0") })
+		r.do(func() { delete(r.fail, "end again v0") })
 		r.pass(2 * endPause)
-		tried := r.count("end withdrawn v0")
+		tried := r.count("end again v0")
 		r.pass(5 * time.Minute)
 		r.expectCalls("end", tried)
 		r.expect(0, Failing)

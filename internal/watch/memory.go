@@ -38,7 +38,6 @@ type sessionMemory struct {
 	rescanAt  time.Time
 	rescans   int
 	askAt     time.Time
-	hurryAt   time.Time // not before
 	outages   int
 	connects  int // that succeeded
 }
@@ -65,7 +64,6 @@ type volumeMemory struct {
 
 // The pace of what is repeated.
 const (
-	hurryEvery   = 250 * time.Millisecond
 	connectFirst = 250 * time.Millisecond
 	connectMost  = 500 * time.Millisecond // while nothing of the session is live
 	connectSpare = 5 * time.Second        // while another portal serves
@@ -118,7 +116,6 @@ const (
 	connect act = "connect"
 	retire  act = "retire"
 	rescan  act = "rescan"
-	hurry   act = "hurry"
 	feed    act = "feed"
 	hold    act = "hold"
 	letFail act = "let fail"

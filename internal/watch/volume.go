@@ -40,8 +40,8 @@ type Keeper interface {
 	// IsWithdrawn asks the storage host, which also says where it is now: if that is
 	// another address, the volume changes.
 	IsWithdrawn(ctx context.Context, volumeID string) (bool, error)
-	// End makes a volume's I/O fail from now on.
-	End(ctx context.Context, volumeID string, why Reason) error
+	// End makes a volume's I/O fail from now on, if it is still of the generation.
+	End(ctx context.Context, v Volume, why Reason) error
 	// KeepClocks replaces the clocks that the next process begins with. It may
 	// take as long as the disk does.
 	KeepClocks(all map[string]Clock) error
@@ -51,8 +51,6 @@ type Keeper interface {
 type Sessions interface {
 	Restore(ctx context.Context, s initiator.Session) error
 	Rescan(nqn string) error
-	// Hurry makes the kernel try again where it waits for an answer that was lost.
-	Hurry(ctx context.Context, s initiator.Session) error
 	// Retire takes controllers at addresses away that no volume wants any more.
 	Retire(ctx context.Context, nqn string) error
 }
@@ -64,6 +62,8 @@ type Reason string
 const (
 	Withdrawn Reason = "withdrawn" // the storage host has said so, and the grace is over
 	Expired   Reason = "expired"   // ctrlLossTmo is over
+	// again: it has ended, and may have got stuck. What has not ended goes on.
+	Again Reason = "again"
 )
 
 // Guards are the tables; *guard.Guards is the real one.

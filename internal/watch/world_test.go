@@ -380,10 +380,6 @@ func (w *world) Rescan(nqn string) error {
 	return nil
 }
 
-func (w *world) Hurry(_ context.Context, s initiator.Session) error {
-	return ofAct(w.called("hurry", s.NQN))
-}
-
 func (w *world) Proof(id string, p guard.Path) guard.Proof {
 	return func() error {
 		w.mu.Lock()
@@ -406,14 +402,14 @@ func (w *world) IsWithdrawn(_ context.Context, id string) (bool, error) {
 	return w.withdrawn[id], err
 }
 
-func (w *world) End(_ context.Context, id string, why Reason) error {
-	if err := w.called("end "+string(why), id); err != nil {
+func (w *world) End(_ context.Context, v Volume, why Reason) error {
+	if err := w.called("end "+string(why), v.ID); err != nil {
 		return ofAct(err)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i := range w.volumes {
-		if w.volumes[i].ID == id {
+		if w.volumes[i].ID == v.ID && w.volumes[i].Generation == v.Generation && (why != Again || w.volumes[i].Ended) {
 			w.volumes[i].Ended = true
 			if t := w.tables[w.volumes[i].Table]; t != nil {
 				t.Queues, t.events = false, t.events+1

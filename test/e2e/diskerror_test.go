@@ -20,7 +20,7 @@ func TestDiskErrors(t *testing.T) {
 	anyKernel(t)
 	b := newBench(t, 4*time.Minute)
 	// Block 2048, of 4 KiB, is behind the writer's area.
-	b.on("truncate -s 16M /data/bad; DEV=$(losetup -f --show /data/bad); printf \"0 16384 linear $DEV 0\\n16384 8 error\\n16392 16376 linear $DEV 16392\\n\" | dmsetup create bad")
+	b.on("truncate -s 16M /data/bad; DEV=$(losetup -f --show /data/bad); printf \"0 16384 linear $DEV 0\\n16384 8 error\\n16392 16376 linear $DEV 16392\\n\" | dmsetup create bad; dmsetup mknodes bad")
 	f := b.target("bad", 4470)
 	f.namespace(1, "/dev/mapper/bad")
 	v := f.static("", 16, "nsid", "1")

@@ -20,8 +20,7 @@ const slack = 2500 * time.Millisecond
 
 // Bounds after healing, of the kernel itself. A refused attempt is over at
 // once, so the next one comes a delay later. A silent one sends its last SYN
-// after 1 s and gives up after 3 s; the watch mostly beats that, but not where the
-// kernel is still busy with the loss (seen on 6.1).
+// after 1 s and gives up after 3 s.
 func refusedBound(delay time.Duration) time.Duration { return delay + slack }
 func silentBound(delay time.Duration) time.Duration  { return 2*time.Second + delay + slack }
 

@@ -173,9 +173,6 @@ func (p *Process) Restore(ctx context.Context, s initiator.Session) error {
 // Rescan implements node.Options.Fabric: the model's kernel misses nothing.
 func (p *Process) Rescan(string) error { return nil }
 
-// Hurry implements node.Options.Fabric: the model's kernel loses no answer.
-func (p *Process) Hurry(context.Context, initiator.Session) error { return nil }
-
 // Inflight implements node.Options.Sysfs.
 func (p *Process) Inflight(disk string) (n int, err error) {
 	err = p.step("Inflight", func() error {

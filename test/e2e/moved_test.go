@@ -70,7 +70,8 @@ func (b *bench) awaitAddress(f *foreign, v *cluster.Volume, port int) {
 		if err := b.allLive(v, 1); err != nil {
 			return err
 		}
-		at := b.sh(`for c in /sys/class/nvme/nvme*; do if [ "$(<$c/subsysnqn)" = %s ]; then cat $c/address; fi; done`, f.nqn)
+		// A controller may go while it is looked at.
+		at := b.sh(`for c in /sys/class/nvme/nvme*; do if [ "$(cat $c/subsysnqn 2>/dev/null)" = %s ]; then cat $c/address 2>/dev/null || true; fi; done`, f.nqn)
 		if !strings.Contains(at, fmt.Sprintf("trsvcid=%d", port)) {
 			return fmt.Errorf("it is at %s", at)
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -25,6 +26,14 @@ import (
 
 // callTime bounds a call whose context has no deadline of its own.
 const callTime = 30 * time.Second
+
+// connectSoon: a storage host that is back has to be asked soon, however long it
+// was away; gRPC's own pause grows to two minutes, and an attempt that was begun
+// while it was away would be waited for for twenty seconds.
+var connectSoon = grpc.ConnectParams{
+	Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+	MinConnectTimeout: 5 * time.Second,
+}
 
 // keepAlive finds a storage host that went away without a word within 15 s.
 var keepAlive = keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}
@@ -58,7 +67,7 @@ func InProcess(name string, l *bufconn.Listener) (*Client, error) {
 }
 
 func dial(name, address string, options ...grpc.DialOption) (*Client, error) {
-	conn, err := grpc.NewClient(address, append(options, grpc.WithKeepaliveParams(keepAlive), grpc.WithUnaryInterceptor(interceptor(name)))...)
+	conn, err := grpc.NewClient(address, append(options, grpc.WithKeepaliveParams(keepAlive), grpc.WithConnectParams(connectSoon), grpc.WithUnaryInterceptor(interceptor(name)))...)
 	if err != nil {
 		return nil, fmt.Errorf("storage host %s at %s: %w", name, address, err)
 	}

@@ -152,15 +152,11 @@ func (w *Watch) letFail(ctx context.Context, o order) {
 		return w.Guards.LetFail(o.volume.Table, o.path, o.ro, w.Keeper.Proof(o.volume.ID, o.path))
 	}, func(err error) {
 		w.seen.stale = true
-		if err != nil {
-			w.Log.Debug("the watch will try again", "act", letFail, "of", o.volume.ID, "err", err)
-			return
-		}
-		if m := w.volumes[o.volume.ID]; m != nil {
+		if m := w.volumes[o.volume.ID]; m != nil && err == nil {
 			m.erredAt = time.Now()
 			m.errors++
 		}
-		w.Log.Error("the storage host answers and refuses I/O of a volume, again and again: what it refuses fails now, as on a disk that is broken", "volume", o.volume.ID, "disk", o.path.Disk)
+		w.Log.Error("the storage host answers and refuses I/O of a volume, again and again: what it refuses fails now, as on a disk that is broken", "volume", o.volume.ID, "disk", o.path.Disk, "err", err)
 	})
 }
 

@@ -19,26 +19,15 @@ type health struct {
 func (h health) Condition(ctx context.Context, volumeID string) (node.Condition, error) {
 	c, err := h.flow.Condition(ctx, volumeID)
 	r, known := h.watch.Report(volumeID)
-	if err != nil || !known {
+	if err != nil || !known || c.State != node.Reconnecting {
 		return c, err
 	}
 	return explain(c, r, time.Now()), nil
 }
 
-// erredFor is how long a volume is called erring after its I/O was let fail.
-const erredFor = 10 * time.Minute
-
 // explain is a pure function.
 func explain(c node.Condition, r watch.Report, now time.Time) node.Condition {
-	switch {
-	case c.State == node.Connected && !r.ErredAt.IsZero() && now.Sub(r.ErredAt) < erredFor:
-		return node.Condition{State: node.Erring, Message: fmt.Sprintf("erring: the storage host answers and refuses some reads or writes of the volume, which failed for it (%d times, last %s): look at its disk", r.Errors, r.ErredAt.UTC().Format(time.RFC3339))}
-	case c.State != node.Reconnecting:
-		return c
-	}
 	switch r.State {
-	case watch.Erring:
-		return node.Condition{State: node.Erring, Message: "erring: the storage host answers and refuses reads or writes of the volume; they are tried again for about 25 s and then fail: look at its disk"}
 	case watch.Refused:
 		return node.Condition{State: node.Refused, Message: "refused: " + r.Why + "; it is not used, I/O waits and nothing is lost"}
 	case watch.Fenced:

@@ -17,14 +17,12 @@ const statTime = 2 * time.Second
 type State string
 
 // The states. Reconnecting is an outage: I/O waits and nothing is lost, and so
-// it does while the storage host answers and refuses I/O (Erring), until that is let
-// fail; while something else stands where the volume should be (Refused); and
+// it does while something else stands where the volume should be (Refused) and
 // for a while after the storage host took the volume from this node (Fenced).
 // Lost means that the kernel has deleted the device, Ended that waiting was ended.
 const (
 	Connected    State = "Connected"
 	Reconnecting State = "Reconnecting"
-	Erring       State = "Erring"
 	Refused      State = "Refused"
 	Fenced       State = "Fenced"
 	Lost         State = "Lost"

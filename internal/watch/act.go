@@ -59,8 +59,6 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn))
 		case feed:
 			w.feed(ctx, o)
-		case letFail:
-			w.letFail(ctx, o)
 		case hold:
 			w.acts.start(ctx, "table "+o.volume.Table, func() error { return w.Guards.Hold(o.volume.Table, o.below) }, w.complain("hold", o.volume.ID))
 		case ask:
@@ -143,20 +141,6 @@ func (w *Watch) feed(ctx context.Context, o order) {
 		if !errors.Is(err, volume.ErrBusy) {
 			w.Log.Warn("a volume's device could not be put to use again yet", "volume", o.volume.ID, "disk", o.path.Disk, "err", err)
 		}
-	})
-}
-
-// letFail is said each time: somebody gets an error for it.
-func (w *Watch) letFail(ctx context.Context, o order) {
-	w.acts.start(ctx, "table "+o.volume.Table, func() error {
-		return w.Guards.LetFail(o.volume.Table, o.path, o.ro, w.Keeper.Proof(o.volume.ID, o.path))
-	}, func(err error) {
-		w.seen.stale = true
-		if m := w.volumes[o.volume.ID]; m != nil && err == nil {
-			m.erredAt = time.Now()
-			m.errors++
-		}
-		w.Log.Error("the storage host answers and refuses I/O of a volume, again and again: what it refuses fails now, as on a disk that is broken", "volume", o.volume.ID, "disk", o.path.Disk, "err", err)
 	})
 }
 

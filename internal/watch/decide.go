@@ -142,40 +142,17 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 		return nil, Serving
 	}
 	if f.now.Before(m.feedAt) {
-		if m.feeds >= erringFeeds {
-			return nil, Erring
-		}
 		return nil, Waiting
 	}
-	return m.feed(f.now, v, p, ns.ReadOnly)
-}
-
-// feed paces the feeds of a volume. The session is live all the while, or else the
-// count begins anew: what fails again and again is the device's own refusal, and
-// the time comes to let whoever asked have the error.
-func (m *volumeMemory) feed(now time.Time, v Volume, p guard.Path, readOnly bool) ([]order, State) {
-	m.feedAt = now.Add(backoff(feedFirst, feedMost, m.feeds))
+	m.feedAt = f.now.Add(backoff(feedFirst, feedMost, m.feeds))
 	m.feeds++
 	m.holdAt = time.Time{}
-	enough := refusedFeeds
-	if !m.erredAt.IsZero() && now.Sub(m.erredAt) < knownFor {
-		enough = knownFeeds
-	}
-	o := order{act: feed, volume: v, path: p, ro: readOnly}
-	switch {
-	case m.feeds >= enough:
-		o.act = letFail
-		return []order{o}, Erring
-	case m.feeds >= erringFeeds:
-		return []order{o}, Erring
-	default:
-		return []order{o}, Waiting
-	}
+	return []order{{act: feed, volume: v, path: p, ro: ns.ReadOnly}}, Waiting
 }
 
 // whole says whether a table is as it should be over p.
 func whole(t table, p guard.Path) bool {
-	return t.On(p) && t.Queues && !t.Bare && !t.Suspended && !t.NewTable && t.SizeBytes == p.SizeBytes
+	return t.On(p) && t.Queues && !t.Suspended && !t.NewTable && t.SizeBytes == p.SizeBytes
 }
 
 // hold paces the holds of a volume: the loop looks again as soon as one has
@@ -270,7 +247,7 @@ func (m *volumeMemory) last() State {
 }
 
 func (m *volumeMemory) serve(now time.Time) {
-	if m.served && !m.waitSince.IsZero() && m.state != Erring {
+	if m.served && !m.waitSince.IsZero() {
 		m.reconnects++
 		m.waited += now.Sub(m.waitSince)
 	}

@@ -90,8 +90,6 @@ func words(orders []order) []string {
 			out = append(out, fmt.Sprintf("set %s %s=%d", o.setting.controller, o.setting.attribute, o.setting.value))
 		case feed:
 			out = append(out, fmt.Sprintf("feed %d:%d", o.path.Major, o.path.Minor))
-		case letFail:
-			out = append(out, fmt.Sprintf("let fail %d:%d", o.path.Major, o.path.Minor))
 		case hold:
 			out = append(out, "hold "+o.below)
 		case end:
@@ -768,46 +766,5 @@ func TestBackoff(t *testing.T) {
 	// The count of a long outage must not overflow.
 	if d := backoff(connectFirst, connectMost, 1<<30); d != connectMost {
 		t.Errorf("after very many failures: %v", d)
-	}
-}
-
-// A device that answers and refuses is fed ever more slowly, called erring, and
-// after some 25 s what it refuses is let fail; from then on for an hour at the
-// second refusal. A session that was away meanwhile is another matter.
-func TestLetFail(t *testing.T) {
-	t.Parallel()
-	v := ourVolume()
-	var m volumeMemory
-	look := func(d time.Duration, change func(*facts, *Volume)) []order {
-		f, v := factsOf(d, v), v
-		if change != nil {
-			change(&f, &v)
-		}
-		return decideVolume(testRules, f, v, &sessionMemory{}, &m)
-	}
-	refusing := func(d time.Duration) []order { return look(d, pathFailed) }
-	if got := moments(30*time.Second, letFail, refusing); !slices.Equal(got, []int64{26300}) {
-		t.Errorf("let fail at %v", got)
-	}
-	if m.state != Erring {
-		t.Errorf("state %s", m.state)
-	}
-	m.erredAt = start.Add(30 * time.Second)
-	later := func(by time.Duration) func(time.Duration) []order {
-		return func(d time.Duration) []order { return refusing(by + d) }
-	}
-	for _, at := range []time.Duration{31 * time.Second, 45 * time.Second} {
-		look(at, nil) // serves for ten seconds
-	}
-	if got := moments(time.Second, letFail, later(46*time.Second)); !slices.Equal(got, []int64{100, 300, 700}) {
-		t.Errorf("the next time at %v", got)
-	}
-	look(48*time.Second, connecting)
-	if got := moments(90*time.Millisecond, letFail, later(49*time.Second)); len(got) > 0 || m.state != Waiting {
-		t.Errorf("after a loss: %v, %s", got, m.state)
-	}
-	m = volumeMemory{erredAt: start}
-	if got := moments(5*time.Second, letFail, later(2*time.Hour)); len(got) > 0 {
-		t.Errorf("two hours later at %v", got)
 	}
 }

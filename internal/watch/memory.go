@@ -22,8 +22,6 @@ const (
 	Fenced State = "fenced"
 	// Failing: waiting has ended.
 	Failing State = "failing"
-	// Erring: the device answers and refuses I/O, again and again.
-	Erring State = "erring"
 	// Lost: the kernel deleted the device and nothing guards the volume.
 	Lost State = "lost"
 )
@@ -51,8 +49,6 @@ type volumeMemory struct {
 	why        string    // of Refused
 	feedAt     time.Time // not before
 	feeds      int       // in a row without ten seconds of peace
-	erredAt    time.Time // when I/O was last let fail
-	errors     int       // how often it was
 	holdAt     time.Time // not before
 	endAt      time.Time // not before
 	ended      bool      // the last step of an end has succeeded since the plugin started
@@ -76,16 +72,9 @@ const (
 	retireAgain  = time.Second
 	// peace is how long a volume must serve before a failed path counts as the
 	// first again. A device that answers and fails its I/O is fed ever more slowly.
-	peace = 10 * time.Second
-	// erringFeeds is how many feeds in a row look like a disk that fails, and not like
-	// a path that comes and goes; refusedFeeds, after about 25 s, are enough to let
-	// I/O fail, and where that was so within the last hour, knownFeeds.
-	erringFeeds  = 4
-	refusedFeeds = 11
-	knownFeeds   = 2
-	knownFor     = time.Hour
-	askAfter     = 2 * time.Second
-	askEvery     = 5 * time.Second
+	peace    = 10 * time.Second
+	askAfter = 2 * time.Second
+	askEvery = 5 * time.Second
 )
 
 // backoff doubles first n times, up to most.
@@ -102,8 +91,8 @@ func backoff(first, most time.Duration, n int) time.Duration {
 type order struct {
 	act     act
 	setting setting
-	volume  Volume     // of feed, letFail, hold, ask and end
-	path    guard.Path // of feed and letFail
+	volume  Volume     // of feed, hold, ask and end
+	path    guard.Path // of feed
 	below   string     // of hold: the path's device number
 	ro      bool
 	why     Reason // of end
@@ -118,7 +107,6 @@ const (
 	rescan  act = "rescan"
 	feed    act = "feed"
 	hold    act = "hold"
-	letFail act = "let fail"
 	ask     act = "ask"
 	end     act = "end"
 )

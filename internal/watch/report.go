@@ -19,9 +19,6 @@ type Report struct {
 	// Waited is how long those lasted, Swaps how often a device was put back.
 	Waited time.Duration
 	Swaps  int
-	// ErredAt is when I/O that the device refuses was last let fail, Errors how often.
-	ErredAt time.Time
-	Errors  int
 	// Why explains Refused.
 	Why string
 }
@@ -60,7 +57,7 @@ func (w *Watch) publish(volumes []Volume) {
 		if m == nil || s == nil {
 			continue
 		}
-		w.reports[v.ID] = Report{State: m.state, Since: m.since, WaitSince: m.waitSince, Attempts: s.failures, Reconnects: m.reconnects, Waited: m.waited, Swaps: m.swaps, ErredAt: m.erredAt, Errors: m.errors, Why: m.why}
+		w.reports[v.ID] = Report{State: m.state, Since: m.since, WaitSince: m.waitSince, Attempts: s.failures, Reconnects: m.reconnects, Waited: m.waited, Swaps: m.swaps, Why: m.why}
 	}
 	w.links = w.links[:0]
 	for _, nqn := range slices.Sorted(maps.Keys(w.sessions)) {
@@ -102,7 +99,7 @@ func (w *Watch) sayVolume(v Volume, before, now volumeMemory) {
 	}
 	switch now.state {
 	case Serving:
-		if before.served && !before.waitSince.IsZero() && before.state != Erring {
+		if before.served && !before.waitSince.IsZero() {
 			w.Log.Info("volume is back, I/O goes on", "volume", v.ID, "after", now.since.Sub(before.waitSince).Round(time.Millisecond))
 		}
 	case Refused:
@@ -111,6 +108,6 @@ func (w *Watch) sayVolume(v Volume, before, now volumeMemory) {
 		w.Log.Warn("the storage host has given the volume to another publication: its I/O will fail after the grace", "volume", v.ID, "grace", w.Grace)
 	case Lost:
 		w.Log.Error("volume is lost until it is staged again", "volume", v.ID)
-	case Waiting, Failing, Erring: // what is let fail is said
+	case Waiting, Failing:
 	}
 }

@@ -71,8 +71,6 @@ type Guards interface {
 	List() (map[string]uint32, error)
 	State(name string) (guard.State, error)
 	Feed(name string, p guard.Path, readOnly bool, proof guard.Proof) error
-	// LetFail lets I/O fail that the device itself refuses, and feeds the table again.
-	LetFail(name string, p guard.Path, readOnly bool, proof guard.Proof) error
 	Hold(name, path string) error
 	Remove(ctx context.Context, name string) error
 }

@@ -294,13 +294,6 @@ func (w *world) Feed(name string, p guard.Path, _ bool, proof guard.Proof) error
 	return nil
 }
 
-func (w *world) LetFail(name string, p guard.Path, readOnly bool, proof guard.Proof) error {
-	if err := w.called("let fail", name); err != nil {
-		return ofAct(err)
-	}
-	return w.Feed(name, p, readOnly, proof)
-}
-
 func (w *world) Hold(name, path string) error {
 	if err := w.called("hold", name); err != nil {
 		return ofAct(err)

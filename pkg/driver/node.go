@@ -170,7 +170,6 @@ func (n *Node) NodeGetVolumeHealth(ctx context.Context, req *csi.NodeGetVolumeHe
 // was acknowledged to be on disk is lost, so that is not DATA_LOSS either.
 var healthOf = map[node.State]csi.VolumeHealthErrorType{
 	node.Reconnecting: csi.VolumeHealthErrorType_DEGRADED,
-	node.Erring:       csi.VolumeHealthErrorType_DEGRADED,
 	node.Refused:      csi.VolumeHealthErrorType_INACCESSIBLE,
 	node.Fenced:       csi.VolumeHealthErrorType_INACCESSIBLE,
 	node.Lost:         csi.VolumeHealthErrorType_INACCESSIBLE,

@@ -171,23 +171,19 @@ func (b *bench) endure(f fault, vs []*cluster.Volume, ws []*writer) {
 	}
 }
 
-// health asks for the one reason that the driver gives for a volume's health; ""
-// if it is well.
-func (b *bench) health(v *cluster.Volume) (reason string) {
+// wantHealth asks for the one reason that the driver gives for a volume's
+// health; "" if it is well.
+func (b *bench) wantHealth(v *cluster.Volume, want string) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, time.Second)
 	defer cancel()
 	resp, err := b.node.CSI.NodeGetVolumeHealth(ctx, &csi.NodeGetVolumeHealthRequest{VolumeId: v.ID})
 	b.must(err)
+	got := ""
 	for _, s := range resp.GetVolumeHealth().GetHealthStatuses() {
-		reason += s.GetReason()
+		got += s.GetReason()
 	}
-	return reason
-}
-
-func (b *bench) wantHealth(v *cluster.Volume, want string) {
-	b.Helper()
-	if got := b.health(v); got != want {
+	if got != want {
 		b.Errorf("health of %s: %q, want %q", v.Name, got, want)
 	}
 }

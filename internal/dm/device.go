@@ -148,7 +148,6 @@ func (c *Client) Message(name, text string) error {
 // Target is the one target of a device, as the kernel tells it.
 type Target struct {
 	Sectors uint64
-	Type    string // multipath, linear
 	Text    string
 }
 
@@ -165,7 +164,7 @@ func (c *Client) target(name string, flags uint32) (d Device, t Target, err erro
 	err = c.do(request{op: unix.DM_TABLE_STATUS, name: name, flags: flags | unix.DM_NOFLUSH_FLAG}, func(a answer) error {
 		d = deviceOf(a)
 		if a.Target_count > 0 && len(a.data) > unix.SizeofDmTargetSpec {
-			t = Target{Sectors: native.Uint64(a.data[8:]), Type: cString(a.data[24:unix.SizeofDmTargetSpec]), Text: strings.TrimSpace(cString(a.data[unix.SizeofDmTargetSpec:]))}
+			t = Target{Sectors: native.Uint64(a.data[8:]), Text: strings.TrimSpace(cString(a.data[unix.SizeofDmTargetSpec:]))}
 		}
 		return nil
 	})

@@ -58,7 +58,6 @@ type fakeTable struct {
 	active   bool
 	queues   bool
 	readOnly bool
-	bare     bool
 }
 
 var (
@@ -146,16 +145,10 @@ func (f *fake) Get(name string) (dm.Device, error) {
 	return f.on("get", name, func(*fakeDevice) error { return nil })
 }
 
-var bareForm = regexp.MustCompile(`^([0-9]+:[0-9]+) 0$`)
-
 var tableForm = regexp.MustCompile(`^3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 ([0-9]+:[0-9]+) 1$`)
 
 func (f *fake) Load(name string, t dm.Table) error {
 	_, err := f.on("load", name, func(d *fakeDevice) error {
-		if m := bareForm.FindStringSubmatch(t.Params); m != nil && t.Target == linear && t.Sectors > 0 {
-			d.fresh = &fakeTable{path: m[1], sectors: t.Sectors, active: true, bare: true, readOnly: t.ReadOnly}
-			return nil
-		}
 		m := tableForm.FindStringSubmatch(t.Params)
 		if m == nil || t.Target != "multipath" || t.Sectors == 0 {
 			return errArg
@@ -219,9 +212,6 @@ func (f *fake) Message(name, text string) error {
 }
 
 func (t *fakeTable) message(text string) error {
-	if t.bare {
-		return errArg
-	}
 	switch text {
 	case "queue_if_no_path":
 		t.queues = true
@@ -239,14 +229,12 @@ func (t *fakeTable) message(text string) error {
 
 func (f *fake) Status(name string) (d dm.Device, out dm.Target, err error) {
 	d, err = f.on("status", name, func(d *fakeDevice) error {
-		if t := d.live; t != nil && t.bare {
-			out = dm.Target{Sectors: t.sectors, Type: linear}
-		} else if t != nil {
+		if t := d.live; t != nil {
 			group, path := "E", "F 1"
 			if t.active {
 				group, path = "A", "A 0"
 			}
-			out = dm.Target{Sectors: t.sectors, Type: "multipath", Text: "2 0 0 0 1 1 " + group + " 0 1 0 " + t.path + " " + path}
+			out = dm.Target{Sectors: t.sectors, Text: "2 0 0 0 1 1 " + group + " 0 1 0 " + t.path + " " + path}
 		}
 		return nil
 	})
@@ -255,14 +243,12 @@ func (f *fake) Status(name string) (d dm.Device, out dm.Target, err error) {
 
 func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 	d, err = f.on("table", name, func(d *fakeDevice) error {
-		if t := d.live; t != nil && t.bare {
-			out = dm.Target{Sectors: t.sectors, Type: linear, Text: t.path + " 0"}
-		} else if t != nil {
+		if t := d.live; t != nil {
 			features := "2 queue_mode bio"
 			if t.queues && !d.Suspended { // a suspend takes the flag away and keeps it for the resume
 				features = "3 queue_if_no_path queue_mode bio"
 			}
-			out = dm.Target{Sectors: t.sectors, Type: "multipath", Text: features + " 0 1 1 round-robin 0 1 1 " + t.path + " 1"}
+			out = dm.Target{Sectors: t.sectors, Text: features + " 0 1 1 round-robin 0 1 1 " + t.path + " 1"}
 		}
 		return nil
 	})

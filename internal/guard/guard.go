@@ -71,8 +71,6 @@ type State struct {
 	// NewTable is a table that was loaded and not put to use.
 	NewTable bool
 	HasTable bool
-	// Bare is the bare device in the place of the table: see LetFail.
-	Bare bool
 }
 
 // On says whether the table sends its I/O to p.
@@ -87,9 +85,6 @@ func (g *Guards) State(name string) (State, error) {
 	s := State{
 		Device: g.device(d), OpenCount: d.OpenCount, SizeBytes: int64(status.Sectors) * sectorSize,
 		Suspended: d.Suspended, NewTable: d.HasNewTable, HasTable: d.HasTable,
-	}
-	if d.HasTable && status.Type == linear {
-		return g.bare(name, s)
 	}
 	if !d.HasTable || status.Text == "" {
 		s.HasTable = false
@@ -216,7 +211,7 @@ func plan(s State, p Path) []step {
 	switch {
 	case !s.HasTable:
 		return append(steps, load, resume)
-	case s.Suspended || s.Bare || s.Path != p.dev() || s.SizeBytes != p.SizeBytes/sectorSize*sectorSize:
+	case s.Suspended || s.Path != p.dev() || s.SizeBytes != p.SizeBytes/sectorSize*sectorSize:
 		// A suspended target refuses messages (EBUSY) and says it does not queue
 		// even if it will: a fresh table is the way out that needs neither.
 		steps = append(steps, load)

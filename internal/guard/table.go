@@ -57,23 +57,6 @@ func multipathTable(p Path, readOnly bool) dm.Table {
 	}
 }
 
-// linear is the target that passes everything on, errors too.
-const linear = "linear"
-
-// bareTable is p itself.
-func bareTable(p Path, readOnly bool) dm.Table {
-	return dm.Table{Sectors: uint64(p.SizeBytes / sectorSize), Target: linear, ReadOnly: readOnly, Params: p.dev() + " 0"}
-}
-
-// parseBare reads the device number of a bare table: "259:3 0".
-func parseBare(text string) (dev string, err error) {
-	dev, start, _ := strings.Cut(text, " ")
-	if !isDev(dev) || start != "0" {
-		return "", fmt.Errorf("%w: %q", errStatus, text)
-	}
-	return dev, nil
-}
-
 var errStatus = errors.New("the kernel's status of a multipath table makes no sense")
 
 // words reads a status of the multipath target (dm-mpath.c, multipath_status).

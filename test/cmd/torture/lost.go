@@ -107,10 +107,10 @@ func (t *campaign) restage(ctx context.Context, s *subject) error {
 func (s *subject) fromNode(ctx context.Context, t *campaign) ([]byte, error) {
 	if s.FSType != "" {
 		b, err := t.node().Get(ctx, s.File())
-		return append(b, make([]byte, max(0, areaBlocks*ack.BlockSize-len(b)))...), err
+		return s.padded(b), err
 	}
 	var image bytes.Buffer
-	cmd := t.node().Command(ctx, "dd", "if="+s.File(), "bs=1M", fmt.Sprintf("count=%d", areaBlocks*ack.BlockSize>>20), "iflag=direct", "status=none")
+	cmd := t.node().Command(ctx, "dd", "if="+s.File(), "bs=1M", fmt.Sprintf("count=%d", s.blocks()*ack.BlockSize>>20), "iflag=direct", "status=none")
 	cmd.Stdout = &image
 	if err := cmd.Run(); err != nil {
 		return nil, errors.Join(fmt.Errorf("read %s", s.Name), err)

@@ -130,8 +130,13 @@ func (s *subject) read(ctx context.Context, c *cluster.Cluster) ([]byte, error) 
 	if err := c.Drop(ctx, s.Volume, n); err != nil {
 		return nil, err
 	}
-	// The file is as long as its last block; what was never written is zero.
-	return append(b, make([]byte, max(0, s.blocks()*ack.BlockSize-len(b)))...), nil
+	return s.padded(b), nil
+}
+
+// padded is a file as its writer's area: it is as long as its last block, and what
+// was never written is zero.
+func (s *subject) padded(file []byte) []byte {
+	return append(file, make([]byte, max(0, s.blocks()*ack.BlockSize-len(file)))...)
 }
 
 func (s *subject) image() string {

@@ -18,7 +18,7 @@ import (
 // openGuards opens the device mapper, with the modules that a table needs: they
 // are loaded now, because to load one takes memory and the root disk.
 func openGuards(ctx context.Context, log *slog.Logger) (*guard.Guards, error) {
-	if err := kmod.Load(ctx, command.Exec{}, "dm-mod", "dm-multipath", "dm-round-robin"); err != nil {
+	if err := kmod.Load(ctx, command.Exec{}, "dm-mod", "dm-multipath", "dm-queue-length"); err != nil {
 		return nil, err
 	}
 	fs := nvmesysfs.Default()

@@ -124,8 +124,15 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
 	err = serve(ctx, s, l)
 	down.finish(ctx)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTables)
+	defer cancel()
+	guards.Close(last)
 	return err
 }
+
+// lastTables bounds how long the process ends later for a table that is being
+// changed, which takes milliseconds.
+const lastTables = 2 * time.Second
 
 type flowOptions struct{ runDir, connect, registry, hostNQN string }
 

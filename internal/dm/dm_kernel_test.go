@@ -26,7 +26,7 @@ var modules sync.Once
 // the test fails: it was asked for by its build tag.
 func open(t *testing.T) *dm.Client {
 	t.Helper()
-	modules.Do(func() { run(t, "modprobe", "-a", "loop", "dm-mod", "dm-multipath", "dm-round-robin") })
+	modules.Do(func() { run(t, "modprobe", "-a", "loop", "dm-mod", "dm-multipath", "dm-queue-length") })
 	c, err := dm.Open("/dev")
 	if err != nil {
 		t.Fatal(err)
@@ -217,7 +217,7 @@ func TestKernelEvents(t *testing.T) {
 	c, below := open(t), loop(t)
 	const name = "dmtest-events"
 	create(t, c, name)
-	use(t, c, name, dm.Table{Sectors: sectors, Target: "multipath", Params: "3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 " + below + " 1"})
+	use(t, c, name, dm.Table{Sectors: sectors, Target: "multipath", Params: "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + below + " 1"})
 	before := listed(t, c)[name].Events
 	if err := c.Message(name, "fail_path "+below); err != nil {
 		t.Fatal(err)
@@ -233,7 +233,7 @@ func TestKernelEvents(t *testing.T) {
 	if err != nil || d.Events != listed(t, c)[name].Events {
 		t.Errorf("%+v, %v, listed %+v", d, err, listed(t, c)[name])
 	}
-	if want := below + " F 1"; !strings.HasSuffix(status.Text, want) {
+	if want := below + " F 1 0"; !strings.HasSuffix(status.Text, want) {
 		t.Errorf("status %q, want one that ends in %q", status.Text, want)
 	}
 }
@@ -302,7 +302,7 @@ func TestKernelBadTable(t *testing.T) {
 		"no such target":      {Sectors: 8, Target: "dmtest-none"},
 		"no such device":      linear(noDevice),
 		"no parameters":       {Sectors: 8, Target: "linear"},
-		"multipath, no below": {Sectors: sectors, Target: "multipath", Params: "3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 " + noDevice + " 1"},
+		"multipath, no below": {Sectors: sectors, Target: "multipath", Params: "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + noDevice + " 1"},
 	} {
 		err := c.Load(name, table)
 		t.Logf("%s: %v", what, err)

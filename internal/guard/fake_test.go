@@ -58,6 +58,7 @@ type fakeTable struct {
 	active   bool
 	queues   bool
 	readOnly bool
+	below    int // I/O under way there
 }
 
 var (
@@ -145,7 +146,7 @@ func (f *fake) Get(name string) (dm.Device, error) {
 	return f.on("get", name, func(*fakeDevice) error { return nil })
 }
 
-var tableForm = regexp.MustCompile(`^3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 ([0-9]+:[0-9]+) 1$`)
+var tableForm = regexp.MustCompile(`^3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 ([0-9]+:[0-9]+) 1$`)
 
 func (f *fake) Load(name string, t dm.Table) error {
 	_, err := f.on("load", name, func(d *fakeDevice) error {
@@ -234,7 +235,7 @@ func (f *fake) Status(name string) (d dm.Device, out dm.Target, err error) {
 			if t.active {
 				group, path = "A", "A 0"
 			}
-			out = dm.Target{Sectors: t.sectors, Text: "2 0 0 0 1 1 " + group + " 0 1 0 " + t.path + " " + path}
+			out = dm.Target{Sectors: t.sectors, Text: fmt.Sprintf("2 0 0 0 1 1 %s 0 1 1 %s %s %d", group, t.path, path, t.below)}
 		}
 		return nil
 	})
@@ -248,7 +249,7 @@ func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 			if t.queues && !d.Suspended { // a suspend takes the flag away and keeps it for the resume
 				features = "3 queue_if_no_path queue_mode bio"
 			}
-			out = dm.Target{Sectors: t.sectors, Text: features + " 0 1 1 round-robin 0 1 1 " + t.path + " 1"}
+			out = dm.Target{Sectors: t.sectors, Text: features + " 0 1 1 queue-length 0 1 1 " + t.path + " 1"}
 		}
 		return nil
 	})

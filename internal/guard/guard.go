@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -40,8 +42,9 @@ type Guards struct {
 
 	open func(Path) (io.Closer, error) // openPath; the tests have no block devices
 
-	mu   sync.Mutex
-	held map[string]chan struct{} // closed when let go; guarded by mu
+	mu     sync.Mutex
+	held   map[string]chan struct{} // closed when let go; guarded by mu
+	closed bool                     // guarded by mu
 }
 
 // New returns the guards of a device mapper.
@@ -65,6 +68,8 @@ type State struct {
 	// there, and not held back since it failed.
 	Path   string
 	Active bool
+	// Below is how much I/O was sent there and is not done.
+	Below int
 	// Queues is false once waiting was given up.
 	Queues    bool
 	Suspended bool
@@ -90,15 +95,26 @@ func (g *Guards) State(name string) (State, error) {
 		s.HasTable = false
 		return s, nil
 	}
-	if s.Path, s.Active, err = parseStatus(status.Text); err != nil {
+	below, err := parseStatus(status.Text)
+	if err != nil {
 		return State{}, err
 	}
+	s.Path, s.Active, s.Below = below.dev, below.active, below.below
 	_, table, err := g.dm.Table(name)
 	if err != nil {
 		return State{}, err
 	}
 	s.Queues, err = parseTable(table.Text)
+	// A suspend takes the flag away and keeps it for the resume; what was given
+	// up is never suspended.
+	s.Queues = s.Queues || s.Suspended
 	return s, err
+}
+
+// Idle says whether the table holds its I/O back and keeps a processor busy with
+// that: see Park.
+func (s State) Idle() bool {
+	return s.HasTable && !s.Suspended && !s.Active && s.Queues && s.Below == 0
 }
 
 func (g *Guards) device(d dm.Device) Device {
@@ -212,8 +228,8 @@ func plan(s State, p Path) []step {
 	case !s.HasTable:
 		return append(steps, load, resume)
 	case s.Suspended || s.Path != p.dev() || s.SizeBytes != p.SizeBytes/sectorSize*sectorSize:
-		// A suspended target refuses messages (EBUSY) and says it does not queue
-		// even if it will: a fresh table is the way out that needs neither.
+		// A suspended target refuses messages (EBUSY): a fresh table is the way out
+		// that needs none.
 		steps = append(steps, load)
 		if !s.Suspended {
 			steps = append(steps, suspend)
@@ -266,6 +282,25 @@ func (g *Guards) Hold(name, path string) error {
 	return g.dm.Message(name, "fail_path "+path)
 }
 
+// Park suspends a table that holds I/O back. A multipath target without a path
+// keeps a processor busy for as long as anything waits in it: its worker takes
+// what is queued, finds no path and queues it again (dm-mpath.c,
+// process_queued_bios). What waits for a suspended device costs nothing. It does
+// nothing while I/O is under way below, which a suspend would wait for, or another
+// call is at the table. Feed ends it.
+func (g *Guards) Park(name string) error {
+	release, ok := g.tryHold(name)
+	if !ok {
+		return nil
+	}
+	defer release()
+	s, err := g.State(name)
+	if err != nil || !s.Idle() {
+		return err
+	}
+	return g.dm.Suspend(name)
+}
+
 // GiveUp ends the waiting of one volume: what waits and what comes fails until
 // Feed. No table is no error.
 func (g *Guards) GiveUp(name string) error {
@@ -276,10 +311,8 @@ func (g *Guards) GiveUp(name string) error {
 	if err != nil || !s.HasTable {
 		return err
 	}
-	if s.Suspended { // and refuses messages
-		if err := g.wake(name); err != nil {
-			return fmt.Errorf("guard %s: %w", name, err)
-		}
+	if err := g.awake(name, s); err != nil {
+		return err
 	}
 	err = g.dm.Message(name, "fail_if_no_path")
 	if s.Active {
@@ -299,23 +332,31 @@ func (g *Guards) StopQueueing(name string) error {
 	if err != nil || !s.HasTable {
 		return err
 	}
+	if err := g.awake(name, s); err != nil {
+		return err
+	}
 	return g.dm.Message(name, "fail_if_no_path")
 }
 
-// wake resumes what a killed swap left suspended, on the table it had: whoever
-// could vouch for the new one is gone. ErrBusy if the swap is still under way,
-// and about to resume itself.
-func (g *Guards) wake(name string) error {
+// awake resumes what is parked, or was left suspended by a killed swap, on the
+// table that it had: whoever could vouch for another is gone. ErrBusy if a swap
+// is still under way, and about to resume itself.
+func (g *Guards) awake(name string, s State) error {
+	if !s.Suspended {
+		return nil
+	}
 	release, ok := g.tryHold(name)
 	if !ok {
-		return volume.ErrBusy
+		return fmt.Errorf("guard %s: %w", name, volume.ErrBusy)
 	}
 	defer release()
 	if err := g.dm.Clear(name); err != nil {
-		return err
+		return fmt.Errorf("guard %s: %w", name, err)
 	}
-	_, err := g.dm.Resume(name, dm.NoScan)
-	return err
+	if _, err := g.dm.Resume(name, dm.NoScan); err != nil {
+		return fmt.Errorf("guard %s: %w", name, err)
+	}
+	return nil
 }
 
 // pollEvery is how often a table that is in use is tried again: udev or a
@@ -361,10 +402,26 @@ func (g *Guards) List() (map[string]uint32, error) {
 	return out, nil
 }
 
+// Close lets nothing new begin and waits for what is under way, as long as ctx
+// lives: a process that ends interrupts its suspends, and a multipath target
+// whose suspend was interrupted queues no more until it is told to.
+func (g *Guards) Close(ctx context.Context) {
+	g.mu.Lock()
+	g.closed = true
+	under := slices.Collect(maps.Values(g.held))
+	g.mu.Unlock()
+	for _, done := range under {
+		select {
+		case <-done:
+		case <-ctx.Done():
+		}
+	}
+}
+
 func (g *Guards) tryHold(name string) (release func(), ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.held[name] != nil {
+	if g.closed || g.held[name] != nil {
 		return nil, false
 	}
 	done := make(chan struct{})
@@ -383,8 +440,11 @@ func (g *Guards) hold(ctx context.Context, name string) (func(), error) {
 			return release, nil
 		}
 		g.mu.Lock()
-		done := g.held[name]
+		done, closed := g.held[name], g.closed
 		g.mu.Unlock()
+		if closed {
+			return nil, fmt.Errorf("guard %s: %w: this process is ending", name, volume.ErrUnavailable)
+		}
 		if done == nil {
 			continue
 		}

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -37,11 +38,16 @@ type bench struct {
 
 var modules sync.Once
 
+func loadModules(t *testing.T) {
+	t.Helper()
+	modules.Do(func() { run(t, "modprobe", "-a", "loop", "dm-mod", "dm-multipath", "dm-queue-length") })
+}
+
 // newBench fails without root or the modules: the test was asked for by its
 // build tag.
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	modules.Do(func() { run(t, "modprobe", "-a", "loop", "dm-mod", "dm-multipath", "dm-round-robin") })
+	loadModules(t)
 	c, err := dm.Open("/dev")
 	if err != nil {
 		t.Fatal(err)
@@ -236,6 +242,154 @@ func (b *bench) holds(file string, block int64, fill byte) {
 	b.must(err)
 	if !bytes.Equal(got, bytes.Repeat([]byte{fill}, blockSize)) {
 		b.t.Fatalf("block %d of %s begins with %x, want %x", block, file, got[:8], fill)
+	}
+}
+
+// What waits in a table without a path keeps a processor busy, and does not once
+// the table is parked.
+func TestKernelPark(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	p := loop(t, file)
+	d := b.ensure(p)
+	b.must(b.g.Hold(b.name, p.dev()))
+	w := b.write(d, 1, 'b')
+	b.waits("write", w)
+	busy := b.worker(time.Second)
+	b.must(b.g.Park(b.name))
+	if s := b.state(); !s.Suspended || !s.Queues || s.Active {
+		t.Errorf("parked: %+v", s)
+	}
+	parked := b.worker(time.Second)
+	b.waits("parked write", w)
+	t.Logf("in a second the worker of the multipath target computed for %s, and parked for %s", busy, parked)
+	if busy < 200*time.Millisecond {
+		t.Error("a table that only holds costs nothing: there is no need to park any more")
+	}
+	if parked > 50*time.Millisecond {
+		t.Error("a parked table is not idle")
+	}
+	late := b.write(d, 2, 'c')
+	b.waits("write to a parked table", late)
+	b.feed(p)
+	b.healthy(p)
+	b.must(b.ends("write", w))
+	b.must(b.ends("late write", late))
+	b.holds(file, 1, 'b')
+	b.holds(file, 2, 'c')
+
+	b.must(b.g.Hold(b.name, p.dev()))
+	w = b.write(d, 3, 'd')
+	b.waits("write", w)
+	b.must(b.g.Park(b.name))
+	b.must(b.g.GiveUp(b.name))
+	if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
+		t.Errorf("given up: %v", err)
+	}
+}
+
+// worker is how long the workers of multipath targets compute within d.
+func (b *bench) worker(d time.Duration) time.Duration {
+	b.t.Helper()
+	before := b.workers()
+	time.Sleep(d)
+	var sum time.Duration
+	for pid, after := range b.workers() {
+		sum += after - before[pid]
+	}
+	return sum
+}
+
+// workers are the kernel's worker threads and how long each has computed. That
+// they work for the multipath target is in their name only while they do.
+func (b *bench) workers() map[string]time.Duration {
+	b.t.Helper()
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	b.must(err)
+	out := map[string]time.Duration{}
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		if err != nil || !bytes.Contains(text, []byte("(kworker/")) {
+			continue
+		}
+		_, rest, _ := strings.Cut(string(text), ") ")
+		ticks, err := strconv.Atoi(strings.Fields(rest)[12]) // of 10 ms, in the kernel (proc(5))
+		b.must(err)
+		out[stat] = time.Duration(ticks) * 10 * time.Millisecond
+	}
+	return out
+}
+
+// A table that has I/O below is not parked: that would wait for it.
+func TestKernelParkBusyBelow(t *testing.T) {
+	slow := newSlow(t, sparse(t, fileSize))
+	b := newBench(t)
+	d := b.ensure(slow.path)
+	slow.stop()
+	w := b.write(d, 1, 'b')
+	b.waits("write", w)
+	b.must(b.g.Hold(b.name, slow.path.dev()))
+	if s := b.state(); s.Below != 1 || s.Active {
+		t.Errorf("held, one write below: %+v", s)
+	}
+	b.must(b.g.Park(b.name))
+	if s := b.state(); s.Suspended || !s.Queues {
+		t.Errorf("parked with a write below: %+v", s)
+	}
+	slow.goOn()
+	b.must(b.ends("write", w))
+	b.must(b.g.Park(b.name))
+	if s := b.state(); !s.Suspended || s.Below != 0 {
+		t.Errorf("parked: %+v", s)
+	}
+	b.feed(slow.path)
+	b.healthy(slow.path)
+}
+
+// slow is a disk that can be made to keep what it is given.
+type slow struct {
+	t    *testing.T
+	c    *dm.Client
+	name string
+	path Path
+}
+
+func newSlow(t *testing.T, file string) *slow {
+	t.Helper()
+	loadModules(t)
+	below := loop(t, file)
+	c, err := dm.Open("/dev")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &slow{t: t, c: c, name: "slow"}
+	d, err := c.Create(s.name, "")
+	if err == nil {
+		err = c.Load(s.name, dm.Table{Sectors: uint64(below.SizeBytes / sectorSize), Target: "linear", Params: below.dev() + " 0"})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.goOn()
+	t.Cleanup(func() {
+		s.goOn()
+		if err := errors.Join(c.Remove(s.name), c.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	s.path = pathOf(t, "/dev/"+d.Disk())
+	return s
+}
+
+func (s *slow) stop() {
+	if err := s.c.Suspend(s.name); err != nil {
+		s.t.Error(err)
+	}
+}
+
+func (s *slow) goOn() {
+	if _, err := s.c.Resume(s.name, dm.NoScan); err != nil {
+		s.t.Error(err)
 	}
 }
 

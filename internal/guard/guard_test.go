@@ -192,7 +192,98 @@ func TestState(t *testing.T) {
 	must(t, f.Load(table, multipathTable(pathB, false)))
 	expect("loaded", func(s *State) { s.NewTable = true })
 	must(t, f.Suspend(table))
-	expect("suspended", func(s *State) { s.Suspended = true })
+	expect("suspended", func(s *State) { s.Suspended, s.Queues = true, true })
+}
+
+// Only a table that waits and has nothing below is parked, and whatever comes
+// next takes it from there.
+func TestPark(t *testing.T) {
+	t.Parallel()
+	held := func(f *fake) { f.devices[table].live.active = false }
+	tests := map[string]struct {
+		change func(*fake)
+		want   bool
+	}{
+		"active":     {func(*fake) {}, false},
+		"held":       {held, true},
+		"busy below": {func(f *fake) { held(f); f.devices[table].live.below = 1 }, false},
+		"given up":   {func(f *fake) { held(f); f.devices[table].live.queues = false }, false},
+		"parked":     {func(f *fake) { held(f); f.devices[table].Suspended = true }, true},
+	}
+	for name, c := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, g, o := onA(t)
+			c.change(f)
+			must(t, g.Park(table))
+			if got := f.look(table).Suspended; got != c.want {
+				t.Fatalf("suspended: %v", got)
+			}
+			f.devices[table].live.below = 0
+			must(t, g.Feed(table, pathA, false, o.proof))
+			f.wantWell(t, table, pathA)
+		})
+	}
+	if err := newFakeGuards().Park(table); !errors.Is(err, dm.ErrNotFound) {
+		t.Errorf("no table: %v", err)
+	}
+}
+
+func newFakeGuards() *Guards { g, _ := newFake().guards(); return g }
+
+// A parked table takes no messages, and is given up all the same.
+func TestGiveUpParked(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*Guards) error{
+		"give up":       func(g *Guards) error { return g.GiveUp(table) },
+		"stop queueing": func(g *Guards) error { return g.StopQueueing(table) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f, g, _ := onA(t)
+			must(t, errors.Join(g.Hold(table, pathA.dev()), g.Park(table), end(g)))
+			if d := f.look(table); d.Suspended || d.live.queues {
+				t.Errorf("%+v, table %+v", d.Device, d.live)
+			}
+		})
+	}
+}
+
+// A process that ends waits for the table that it is changing, lets nothing new
+// begin, and does not wait for ever.
+func TestClose(t *testing.T) {
+	t.Parallel()
+	f, g, o := onA(t)
+	under, goOn := make(chan struct{}), make(chan struct{})
+	f.before = func(op, _ string) {
+		if op == "suspend" {
+			close(under)
+			<-goOn
+		}
+	}
+	fed := make(chan error, 1)
+	go func() { fed <- g.Feed(table, pathB, false, o.proof) }()
+	<-under
+	soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	g.Close(soon)
+	closed := make(chan struct{})
+	go func() { g.Close(t.Context()); close(closed) }()
+	if err := g.Feed(table, pathC, false, o.proof); !errors.Is(err, volume.ErrBusy) {
+		t.Errorf("feed: %v", err)
+	}
+	if _, err := g.Ensure(t.Context(), "holdfast-other", pathC, false, o.proof); !errors.Is(err, volume.ErrUnavailable) {
+		t.Errorf("ensure: %v", err)
+	}
+	select {
+	case <-closed:
+		t.Error("closed while a table is suspended")
+	default:
+	}
+	close(goOn)
+	must(t, <-fed)
+	<-closed
+	f.wantWell(t, table, pathB)
 }
 
 func TestStateNoTable(t *testing.T) {

@@ -49,11 +49,12 @@ func (p Path) dev() string { return fmt.Sprintf("%d:%d", p.Major, p.Minor) }
 
 // multipathTable is one path in one group. queue_mode bio lets bios through one
 // by one, without requests of its own; it has to be the table's mode from the
-// start (Documentation/admin-guide/device-mapper, dm-mpath.c).
+// start (Documentation/admin-guide/device-mapper, dm-mpath.c). Of the selectors
+// queue-length is the one that says how much I/O is under way below.
 func multipathTable(p Path, readOnly bool) dm.Table {
 	return dm.Table{
 		Sectors: uint64(p.SizeBytes / sectorSize), Target: "multipath", ReadOnly: readOnly,
-		Params: "3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 " + p.dev() + " 1",
+		Params: "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + p.dev() + " 1",
 	}
 }
 
@@ -87,9 +88,15 @@ func (w *words) counted() []string {
 	return out
 }
 
-// parseStatus reads the device number of the one path and whether it is used:
-// "2 0 0 0 1 1 A 0 1 0 259:3 A 0".
-func parseStatus(text string) (dev string, active bool, err error) {
+// path is what a status says of the one path.
+type path struct {
+	dev    string // MAJOR:MINOR
+	active bool
+	below  int // I/O that was sent there and is not done
+}
+
+// parseStatus reads "2 0 0 0 1 1 A 0 1 1 259:3 A 0 7".
+func parseStatus(text string) (path, error) {
 	w := words{list: strings.Fields(text)}
 	w.counted() // features
 	w.counted() // hardware handler
@@ -98,16 +105,19 @@ func parseStatus(text string) (dev string, active bool, err error) {
 	w.next()    // state of the group
 	w.counted() // what the selector says
 	paths := w.next()
-	w.next() // words a path has for the selector
-	dev = w.next()
+	words := w.next() // that the selector adds to a path
+	p := path{dev: w.next()}
 	state := w.next()
-	if w.err == nil && (groups != "1" || paths != "1" || !isDev(dev) || state != "A" && state != "F") {
+	w.next() // how often it failed
+	below, err := strconv.Atoi(w.next())
+	if w.err == nil && (err != nil || below < 0 || groups != "1" || paths != "1" || words != "1" || !isDev(p.dev) || state != "A" && state != "F") {
 		w.err = errStatus
 	}
 	if w.err != nil {
-		return "", false, fmt.Errorf("%w: %q", w.err, text)
+		return path{}, fmt.Errorf("%w: %q", w.err, text)
 	}
-	return dev, state == "A", nil
+	p.active, p.below = state == "A", below
+	return p, nil
 }
 
 // parseTable says whether a table queues while it has no path.

@@ -17,41 +17,46 @@ import (
 func TestParseStatus(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
-		text   string
-		dev    string
-		active bool
-		bad    bool
+		text string
+		want path
+		bad  bool
 	}{
-		"active":              {"2 0 0 0 1 1 A 0 1 0 259:3 A 0", "259:3", true, false},
-		"failed":              {"2 0 0 0 1 1 E 0 1 0 7:0 F 3", "7:0", false, false},
-		"something queued":    {"2 17 0 0 1 1 E 0 1 0 259:3 F 1", "259:3", false, false},
-		"bypassed":            {"2 0 0 0 1 1 D 0 1 0 259:3 A 0", "259:3", true, false},
-		"group failed":        {"2 0 0 0 1 0 E 0 1 0 259:3 F 1", "259:3", false, false},
-		"hardware handler":    {"2 0 0 1 alua 1 1 A 0 1 0 8:16 A 0", "8:16", true, false},
-		"selector's own word": {"2 0 0 0 1 1 A 1 x 1 1 8:16 A 0 5", "8:16", true, false},
-		"spaces":              {" 2 0  0 0 1 1 A 0 1 0 259:3 A 0 ", "259:3", true, false},
+		"active":              {"2 0 0 0 1 1 A 0 1 1 259:3 A 0 0", path{"259:3", true, 0}, false},
+		"in use":              {"2 0 0 0 1 1 A 0 1 1 259:3 A 0 17", path{"259:3", true, 17}, false},
+		"failed":              {"2 0 0 0 1 1 E 0 1 1 7:0 F 3 0", path{"7:0", false, 0}, false},
+		"failed, not all out": {"2 0 0 0 1 1 E 0 1 1 7:0 F 3 2", path{"7:0", false, 2}, false},
+		"something queued":    {"2 17 0 0 1 1 E 0 1 1 259:3 F 1 0", path{"259:3", false, 0}, false},
+		"bypassed":            {"2 0 0 0 1 1 D 0 1 1 259:3 A 0 0", path{"259:3", true, 0}, false},
+		"group failed":        {"2 0 0 0 1 0 E 0 1 1 259:3 F 1 0", path{"259:3", false, 0}, false},
+		"hardware handler":    {"2 0 0 1 alua 1 1 A 0 1 1 8:16 A 0 0", path{"8:16", true, 0}, false},
+		"selector's own word": {"2 0 0 0 1 1 A 1 x 1 1 8:16 A 0 5", path{"8:16", true, 5}, false},
+		"spaces":              {" 2 0  0 0 1 1 A 0 1 1 259:3 A 0 0 ", path{"259:3", true, 0}, false},
 
-		"empty":              {"", "", false, true},
-		"linear":             {"0 8 linear", "", false, true},
-		"no path":            {"2 0 0 0 0 0", "", false, true},
-		"two groups":         {"2 0 0 0 2 1 A 0 1 0 8:0 A 0 E 0 1 0 8:16 A 0", "", false, true},
-		"two paths":          {"2 0 0 0 1 1 A 0 2 0 8:0 A 0 8:16 A 0", "", false, true},
-		"no state":           {"2 0 0 0 1 1 A 0 1 0 259:3", "", false, true},
-		"another state":      {"2 0 0 0 1 1 A 0 1 0 259:3 X 0", "", false, true},
-		"a name for a path":  {"2 0 0 0 1 1 A 0 1 0 sda A 0", "", false, true},
-		"half a number":      {"2 0 0 0 1 1 A 0 1 0 259: A 0", "", false, true},
-		"a number too long":  {"2 0 0 0 1 1 A 0 1 0 2590000000:3 A 0", "", false, true},
-		"too many features":  {"20 0 0 0 1 1 A 0 1 0 259:3 A 0", "", false, true},
-		"negative features":  {"-1 0 0 0 1 1 A 0 1 0 259:3 A 0", "", false, true},
-		"enormous features":  {"99999999999999999999 0", "", false, true},
-		"features no number": {"x 0 0 0 1 1 A 0 1 0 259:3 A 0", "", false, true},
+		"empty":              {bad: true},
+		"linear":             {text: "0 8 linear", bad: true},
+		"no path":            {text: "2 0 0 0 0 0", bad: true},
+		"two groups":         {text: "2 0 0 0 2 1 A 0 1 1 8:0 A 0 0 E 0 1 1 8:16 A 0 0", bad: true},
+		"two paths":          {text: "2 0 0 0 1 1 A 0 2 1 8:0 A 0 0 8:16 A 0 0", bad: true},
+		"no state":           {text: "2 0 0 0 1 1 A 0 1 1 259:3", bad: true},
+		"another selector":   {text: "2 0 0 0 1 1 A 0 1 0 259:3 A 0", bad: true},
+		"and one with two":   {text: "2 0 0 0 1 1 A 0 1 2 259:3 A 0 4096 1", bad: true},
+		"another state":      {text: "2 0 0 0 1 1 A 0 1 1 259:3 X 0 0", bad: true},
+		"a name for a path":  {text: "2 0 0 0 1 1 A 0 1 1 sda A 0 0", bad: true},
+		"half a number":      {text: "2 0 0 0 1 1 A 0 1 1 259: A 0 0", bad: true},
+		"a number too long":  {text: "2 0 0 0 1 1 A 0 1 1 2590000000:3 A 0 0", bad: true},
+		"less than nothing":  {text: "2 0 0 0 1 1 A 0 1 1 259:3 A 0 -1", bad: true},
+		"below no number":    {text: "2 0 0 0 1 1 A 0 1 1 259:3 A 0 x", bad: true},
+		"too many features":  {text: "20 0 0 0 1 1 A 0 1 1 259:3 A 0 0", bad: true},
+		"negative features":  {text: "-1 0 0 0 1 1 A 0 1 1 259:3 A 0 0", bad: true},
+		"enormous features":  {text: "99999999999999999999 0", bad: true},
+		"features no number": {text: "x 0 0 0 1 1 A 0 1 1 259:3 A 0 0", bad: true},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dev, active, err := parseStatus(c.text)
-			if dev != c.dev || active != c.active || errors.Is(err, errStatus) != c.bad {
-				t.Errorf("got %q, %v, %v", dev, active, err)
+			got, err := parseStatus(c.text)
+			if got != c.want || errors.Is(err, errStatus) != c.bad {
+				t.Errorf("got %+v, %v", got, err)
 			}
 		})
 	}
@@ -63,11 +68,11 @@ func TestParseTable(t *testing.T) {
 		text        string
 		queues, bad bool
 	}{
-		"queues":             {"3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 259:3 1", true, false},
-		"does not":           {"2 queue_mode bio 0 1 1 round-robin 0 1 1 259:3 1", false, false},
-		"no features":        {"0 0 1 1 round-robin 0 1 1 259:3 1", false, false},
+		"queues":             {"3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 259:3 1", true, false},
+		"does not":           {"2 queue_mode bio 0 1 1 queue-length 0 1 1 259:3 1", false, false},
+		"no features":        {"0 0 1 1 queue-length 0 1 1 259:3 1", false, false},
 		"not among features": {"0 0 1 1 queue_if_no_path", false, false},
-		"another order":      {"3 queue_mode bio queue_if_no_path 0 1 1 round-robin 0 1 1 259:3 1", true, false},
+		"another order":      {"3 queue_mode bio queue_if_no_path 0 1 1 queue-length 0 1 1 259:3 1", true, false},
 		"empty":              {"", false, true},
 		"too few":            {"3 queue_if_no_path", false, true},
 		"negative":           {"-3 queue_if_no_path", false, true},
@@ -87,18 +92,18 @@ func TestParseTable(t *testing.T) {
 // Any text is read to a device number and a state, or to an error; never both.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		"2 0 0 0 1 1 A 0 1 0 259:3 A 0", "2 0 0 0 1 1 E 0 1 0 7:0 F 3", "2 0 0 0 0 0", "", "-1", "1", "0 0 1 1 A",
-		"3 queue_if_no_path queue_mode bio 0 1 1 round-robin 0 1 1 259:3 1", "2 queue_mode bio 0 1 1 round-robin 0 1 1 259:3 1",
+		"2 0 0 0 1 1 A 0 1 1 259:3 A 0 17", "2 0 0 0 1 1 E 0 1 1 7:0 F 3 0", "2 0 0 0 0 0", "", "-1", "1", "0 0 1 1 A",
+		"3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 259:3 1", "2 queue_mode bio 0 1 1 queue-length 0 1 1 259:3 1",
 	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		dev, active, err := parseStatus(text)
+		p, err := parseStatus(text)
 		switch {
-		case err != nil && (!errors.Is(err, errStatus) || dev != "" || active):
-			t.Errorf("status: %q, %v with %v", dev, active, err)
-		case err == nil && (!isDev(dev) || !slices.Contains(strings.Fields(text), dev)):
-			t.Errorf("status: %q is no device number of the text", dev)
+		case err != nil && (!errors.Is(err, errStatus) || p != path{}):
+			t.Errorf("status: %+v with %v", p, err)
+		case err == nil && (!isDev(p.dev) || p.below < 0 || !slices.Contains(strings.Fields(text), p.dev)):
+			t.Errorf("status: %+v is not of the text", p)
 		}
 		queues, err := parseTable(text)
 		if err != nil && (!errors.Is(err, errStatus) || queues) {

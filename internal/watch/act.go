@@ -18,6 +18,9 @@ type acts struct {
 	done    chan func()
 }
 
+// tableKey is the key of whatever changes a table.
+func tableKey(name string) string { return "table " + name }
+
 func newActs() acts { return acts{running: map[string]bool{}, done: make(chan func(), 64)} }
 
 // start runs f beside the loop unless one under key is running; then is called
@@ -60,7 +63,9 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 		case feed:
 			w.feed(ctx, o)
 		case hold:
-			w.acts.start(ctx, "table "+o.volume.Table, func() error { return w.Guards.Hold(o.volume.Table, o.below) }, w.complain("hold", o.volume.ID))
+			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Hold(o.volume.Table, o.below) }, w.complain("hold", o.volume.ID))
+		case park:
+			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Park(o.volume.Table) }, w.complain("park", o.volume.ID))
 		case ask:
 			asked = append(asked, o.volume)
 		case end:
@@ -128,7 +133,7 @@ func (w *Watch) connect(ctx context.Context, f facts, s *sessionMemory) {
 }
 
 func (w *Watch) feed(ctx context.Context, o order) {
-	w.acts.start(ctx, "table "+o.volume.Table, func() error {
+	w.acts.start(ctx, tableKey(o.volume.Table), func() error {
 		return w.Guards.Feed(o.volume.Table, o.path, o.ro, w.Keeper.Proof(o.volume.ID, o.path))
 	}, func(err error) {
 		w.seen.stale = true
@@ -212,7 +217,7 @@ func (w *Watch) removeStrays(ctx context.Context, now time.Time) {
 		}
 		w.seen.strays[name] = now
 		done := w.complain("remove stray", name)
-		w.acts.start(ctx, "table "+name, func() error { return w.removeStray(ctx, name) }, func(err error) {
+		w.acts.start(ctx, tableKey(name), func() error { return w.removeStray(ctx, name) }, func(err error) {
 			if errors.Is(err, errOrphan) && !w.seen.orphans[name] {
 				w.seen.orphans[name] = true
 				w.Log.Error("a volume is in use and no record knows it: nobody will put its device back after an outage; was the run directory lost? Have its pods started again", "table", name)

@@ -3,6 +3,7 @@ package watch
 import (
 	"errors"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/guard"
@@ -91,10 +92,17 @@ func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory)
 		state = Fenced
 	}
 	m.become(state, f.now)
-	if f.live() && f.looked && state == Waiting && len(out) == 0 {
-		out = append(out, s.rescan(f.now)...)
+	if len(out) > 0 {
+		return append(out, policy(r, f, v, m)...)
 	}
-	return append(out, policy(r, f, v, m)...)
+	if f.live() && f.looked && state == Waiting {
+		out = s.rescan(f.now)
+	}
+	last := policy(r, f, v, m)
+	if !slices.ContainsFunc(last, func(o order) bool { return o.act == end }) {
+		out = append(out, m.park(f, v)...)
+	}
+	return append(out, last...)
 }
 
 // endAgain ends what is on record as ended and was not ended to the last step:
@@ -163,6 +171,16 @@ func (m *volumeMemory) hold(now time.Time, t table, v Volume) []order {
 	}
 	m.holdAt = now.Add(holdAgain)
 	return []order{{act: hold, volume: v, below: t.Path}}
+}
+
+// park has a table suspended that waits for longer than a moment.
+func (m *volumeMemory) park(f facts, v Volume) []order {
+	t := f.tables[v.Table]
+	if t.absent || t.unseen || !t.Idle() || f.now.Sub(m.waitSince) < parkAfter || f.now.Before(m.parkAt) {
+		return nil
+	}
+	m.parkAt = f.now.Add(parkAfter)
+	return []order{{act: park, volume: v}}
 }
 
 func pathOf(r rules, ns nvmesysfs.Namespace) guard.Path {

@@ -94,7 +94,7 @@ func words(orders []order) []string {
 			out = append(out, "hold "+o.below)
 		case end:
 			out = append(out, "end "+string(o.why))
-		case ask, connect, rescan, retire:
+		case ask, connect, rescan, retire, park:
 			out = append(out, string(o.act))
 		}
 	}
@@ -457,6 +457,43 @@ func TestHoldPace(t *testing.T) {
 	}
 }
 
+// A table is parked once the outage is no short one and nothing is under way
+// below; one that could not be is tried again.
+func TestParkPace(t *testing.T) {
+	t.Parallel()
+	busy := ofTable(func(t *table) { t.Active, t.Below = false, 1 })
+	parked := ofTable(func(t *table) { t.Active, t.Suspended = false, true })
+	givenUp := ofTable(func(t *table) { t.Active, t.Queues = false, false })
+	for name, c := range map[string]struct {
+		change func(*facts, *Volume)
+		want   []int64
+	}{
+		"held":                   {both(connecting, pathFailed), []int64{1000, 2000, 3000}},
+		"given up by the kernel": {both(noController, pathFailed), []int64{1000, 2000, 3000}},
+		"another volume":         {both(otherDevice, pathFailed), []int64{1000, 2000, 3000}},
+		"busy below":             {both(connecting, busy), nil},
+		"parked":                 {both(connecting, parked), nil},
+		"given up":               {both(connecting, givenUp), nil},
+		"not seen":               {both(connecting, ofTable(func(t *table) { *t = table{unseen: true} })), nil},
+		"absent":                 {both(connecting, tableGone), nil},
+		"no table":               {both(connecting, noTable), nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var m volumeMemory
+			got := moments(3500*time.Millisecond, park, func(d time.Duration) []order {
+				v := ourVolume()
+				f := factsOf(d, v)
+				c.change(&f, &v)
+				return decideVolume(testRules, f, v, &sessionMemory{}, &m)
+			})
+			if diff := cmp.Diff(c.want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
 // What the pace of feeding is after a device had failed five times, and then
 // these looks were had.
 func TestFeedPaceReset(t *testing.T) {
@@ -598,15 +635,15 @@ func TestWithdrawn(t *testing.T) {
 		state  State
 		orders []string
 	}{
-		"just said":               {0, both(connecting, pathFailed), Fenced, nil},
-		"before the grace ends":   {DefaultGrace - time.Nanosecond, both(connecting, pathFailed), Fenced, nil},
+		"just said":               {0, both(connecting, pathFailed), Fenced, []string{"park"}},
+		"before the grace ends":   {DefaultGrace - time.Nanosecond, both(connecting, pathFailed), Fenced, []string{"park"}},
 		"the grace is over":       {DefaultGrace, both(connecting, pathFailed), Fenced, []string{"end withdrawn"}},
 		"over, another volume":    {DefaultGrace, both(otherDevice, pathFailed), Fenced, []string{"end withdrawn"}},
 		"over, no namespace":      {DefaultGrace, both(noDevice, pathFailed), Fenced, []string{"end withdrawn"}},
 		"over, by the kernel":     {DefaultGrace, both(noTable, connecting), Fenced, []string{"end withdrawn"}},
 		"over, and it is back":    {DefaultGrace, both(), Serving, nil},
 		"before, and it comes":    {time.Second, pathFailed, Fenced, []string{"feed 259:3"}},
-		"before, and it is asked": {time.Second, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"ask"}},
+		"before, and it is asked": {time.Second, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"park", "ask"}},
 		"over, nothing more":      {DefaultGrace, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"end withdrawn"}},
 		"ended":                   {DefaultGrace, both(connecting, ended), Failing, []string{"end again"}},
 	} {

@@ -36,6 +36,7 @@ func TestOutageAndReturn(t *testing.T) {
 			r.Errorf("after the outage: %+v", got)
 		}
 		r.expectCalls("hold holdfast-v0", 1)
+		r.expectCalls("park holdfast-v0", 1)
 		r.expectCalls("feed holdfast-v0", 1)
 		r.expectCalls("restore", 0)
 		r.expectCalls("rescan", 0)

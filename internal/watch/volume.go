@@ -72,5 +72,6 @@ type Guards interface {
 	State(name string) (guard.State, error)
 	Feed(name string, p guard.Path, readOnly bool, proof guard.Proof) error
 	Hold(name, path string) error
+	Park(name string) error
 	Remove(ctx context.Context, name string) error
 }

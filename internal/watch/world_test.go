@@ -308,6 +308,22 @@ func (w *world) Hold(name, path string) error {
 	return nil
 }
 
+func (w *world) Park(name string) error {
+	if err := w.called("park", name); err != nil {
+		return ofAct(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	t := w.tables[name]
+	if t == nil {
+		return dm.ErrNotFound
+	}
+	if t.Idle() {
+		t.Suspended, t.events = true, t.events+1
+	}
+	return nil
+}
+
 func (w *world) Remove(_ context.Context, name string) error {
 	if err := w.called("remove", name); err != nil {
 		return err

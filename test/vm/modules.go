@@ -19,7 +19,7 @@ func earlyModules() []string {
 // at work already, because all of them take five seconds under emulation; what needs one sooner gets it from modprobe.
 func neededModules() []string {
 	return slices.Concat(bootModules(), earlyModules(), []string{
-		"nf_tables", "nft_reject_inet", "nft_ct", "nft_limit", "tls", "dm_multipath", "dm_round_robin", "dm_service_time",
+		"nf_tables", "nft_reject_inet", "nft_ct", "nft_limit", "tls", "dm_multipath", "dm_queue_length", "dm_service_time",
 		"dm_queue_length", "dm_thin_pool", "dm_flakey", "dm_delay", "veth", "bridge", "sch_netem", "inet_diag", "tcp_diag",
 	})
 }

@@ -29,6 +29,7 @@ type campaign struct {
 	extra    *cluster.Volume
 	writers  uint64
 	restaged int // volumes under guard kernel that were lost, as announced
+	erred    int // those whose device was gone for a moment only
 	// staticBytes is how large the static namespace is by now.
 	staticBytes int64
 }

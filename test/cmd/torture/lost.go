@@ -50,16 +50,22 @@ func (t *campaign) mayLose(s *subject, faults []fault) bool {
 const lost = "Lost"
 
 // settled waits until s serves, or is lost and says so; then it is staged again,
-// as a person would have it done by starting the pod again.
+// as a person would have it done by starting the pod again. So is one that serves
+// and whose writer saw errors: the kernel had a path again before the last trace
+// of the device was gone.
 func (t *campaign) settled(ctx context.Context, s *subject, since time.Time) error {
 	for end := time.Now().Add(resumeTime); ; time.Sleep(50 * time.Millisecond) {
 		h, err := s.health(ctx, t.node())
 		_, serves := s.log.FirstAfter(since)
 		switch {
 		case err == nil && h == lost:
+			t.restaged++
 			return t.restage(ctx, s)
 		case err == nil && h == "" && serves && len(s.log.Errors()) == 0:
 			return nil
+		case err == nil && h == "" && serves:
+			t.erred++
+			return t.restage(ctx, s)
 		case time.Now().After(end):
 			return fmt.Errorf("volume %s neither serves nor says that it is lost; its health: %q %v, errors %v", s.Name, h, err, s.log.Errors())
 		}
@@ -96,7 +102,6 @@ func (t *campaign) restage(ctx context.Context, s *subject) error {
 	if res.Lost+res.Corrupt > 0 {
 		return fmt.Errorf("volume %s after it was lost and staged again: %d lost, %d wrong: %v", s.Name, res.Lost, res.Corrupt, res.Details)
 	}
-	t.restaged++
 	t.writers++
 	s.start(ctx, t.node(), t.writers)
 	return nil

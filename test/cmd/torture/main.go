@@ -61,7 +61,9 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	var args []string
+	suffix := ""
 	if o.noNMP {
+		suffix = "-no-multipath"
 		args = append(args, "nvme_core.multipath=N")
 	}
 	fmt.Printf("torture: %d faults, seed %d, Linux %s, native multipath %v\n", o.faults, o.seed, o.kernel, !o.noNMP)
@@ -76,7 +78,7 @@ func run(ctx context.Context, o options) (err error) {
 		defer cancel()
 		return fmt.Errorf("%w\n--- node plugin ---\n%s\n--- agent ---\n%s", err, tail(c.Nodes[0].PluginLog(logs)), tail(c.Storages[0].Log(logs)))
 	}
-	path := filepath.Join(cluster.Root(), "build", "torture", fmt.Sprintf("report-%s-%d.json", o.kernel, o.seed))
+	path := filepath.Join(cluster.Root(), "build", "torture", fmt.Sprintf("report-%s-%d%s.json", o.kernel, o.seed, suffix))
 	if err := t.report.Write(path); err != nil {
 		return err
 	}

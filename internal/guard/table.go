@@ -95,7 +95,10 @@ type path struct {
 	below  int // I/O that was sent there and is not done
 }
 
-// parseStatus reads "2 0 0 0 1 1 A 0 1 1 259:3 A 0 7".
+// parseStatus reads "2 0 0 0 1 1 A 0 1 1 259:3 A 0 7". The last may be less than
+// nothing: I/O that failed once and is then given back to the device mapper is
+// counted down twice (dm-mpath.c, process_queued_bios). That needs a suspend, or
+// that waiting was given up; after either nothing depends on the count.
 func parseStatus(text string) (path, error) {
 	w := words{list: strings.Fields(text)}
 	w.counted() // features
@@ -110,13 +113,13 @@ func parseStatus(text string) (path, error) {
 	state := w.next()
 	w.next() // how often it failed
 	below, err := strconv.Atoi(w.next())
-	if w.err == nil && (err != nil || below < 0 || groups != "1" || paths != "1" || words != "1" || !isDev(p.dev) || state != "A" && state != "F") {
+	if w.err == nil && (err != nil || groups != "1" || paths != "1" || words != "1" || !isDev(p.dev) || state != "A" && state != "F") {
 		w.err = errStatus
 	}
 	if w.err != nil {
 		return path{}, fmt.Errorf("%w: %q", w.err, text)
 	}
-	p.active, p.below = state == "A", below
+	p.active, p.below = state == "A", max(below, 0)
 	return p, nil
 }
 

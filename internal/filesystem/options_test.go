@@ -126,6 +126,36 @@ func TestSuperblockGone(t *testing.T) {
 	}
 }
 
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	sys := t.TempDir()
+	dir := filepath.Join(sys, "fs", "ext4")
+	for disk, text := range map[string]string{"dm-0": "0\n", "dm-1": "17\n", "dm-2": "many\n"} {
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, disk), 0o700), os.WriteFile(filepath.Join(dir, disk, "errors_count"), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		kind Kind
+		disk string
+		path string
+		want int
+		bad  bool
+	}{
+		{Ext4, "dm-0", sys, 0, false},
+		{Ext4, "dm-1", sys, 17, false},
+		{Ext4, "dm-2", sys, 0, true},
+		{Ext4, "dm-3", sys, 0, false}, // not mounted
+		{XFS, "dm-1", sys, 0, false},
+		{XFS, "dm-1", filepath.Join(sys, "none"), 0, false},
+		{XFS, "dm-1", filepath.Join(sys, strings.Repeat("x", 300)), 0, true},
+	} {
+		if got, err := Errors(sys, c.kind, c.disk, c.path); got != c.want || (err != nil) != c.bad {
+			t.Errorf("%s on %s: %d, %v", c.kind, c.disk, got, err)
+		}
+	}
+}
+
 func TestUsage(t *testing.T) {
 	t.Parallel()
 	u, err := Stat(t.TempDir())

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -52,6 +54,37 @@ func SuperblockGone(sysRoot string, kind Kind, disk string) (bool, error) {
 	default:
 		return false, nil
 	}
+}
+
+// Errors is how many errors the file system on disk, mounted at path, has met. One
+// that grows while it is mounted means that the file system has stopped or is
+// about to, whatever the path to its disk is like by now: an aborted journal (ext4,
+// which counts in sysfs: Documentation/ABI/testing/sysfs-fs-ext4) or a shutdown
+// (XFS, which then answers nothing, and is counted as 1). Not being mounted any
+// more is no error. It may hang: call it through Bounded.
+func Errors(sysRoot string, kind Kind, disk, path string) (int, error) {
+	if kind == XFS {
+		err := unix.Stat(path, &unix.Stat_t{})
+		switch {
+		case errors.Is(err, unix.EIO):
+			return 1, nil
+		case err != nil && !errors.Is(err, os.ErrNotExist):
+			return 0, fmt.Errorf("stat %s: %w", path, err)
+		}
+		return 0, nil
+	}
+	text, err := os.ReadFile(filepath.Join(sysRoot, "fs", string(kind), disk, "errors_count"))
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("errors of the file system on %s: %w", disk, err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("errors of the file system on %s: %w", disk, err)
+	}
+	return n, nil
 }
 
 // Usage is the fill of a file system or the size of a device.

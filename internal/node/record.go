@@ -44,6 +44,8 @@ type Record struct {
 	Table string `json:",omitempty"`
 	// Ended says why the volume's I/O fails by now instead of waiting.
 	Ended Ending `json:",omitempty"`
+	// Errors are those that the file system had met before it was mounted.
+	Errors int `json:",omitempty"`
 	// Targets are the paths at which it is published, with their mode.
 	Targets map[string]Target
 }

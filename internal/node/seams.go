@@ -73,6 +73,8 @@ type flusher interface {
 	Sync(path string) error
 	FlushDevice(device string) error
 	SuperblockGone(kind filesystem.Kind, disk string) (bool, error)
+	// Errors grow when a mounted file system has stopped.
+	Errors(kind filesystem.Kind, disk, path string) (int, error)
 	Stat(path string) (filesystem.Usage, error)
 }
 

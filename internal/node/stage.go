@@ -99,9 +99,12 @@ func unsettled(err error) error {
 // resume looks at a stage of the same generation: whole, half-done or dead.
 func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done bool, err error) {
 	if rec.Phase == Staged {
-		whole, err := n.stands(*rec)
+		whole, err := n.stands(ctx, *rec)
 		if whole || err != nil {
 			return whole, err
+		}
+		if err := n.stoppedInUse(ctx, *rec); err != nil {
+			return false, err
 		}
 		n.Log.Warn("the stage of a volume is dead, staging it again", "volume", req.VolumeID, "disk", rec.Disk)
 	}
@@ -131,7 +134,7 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 
 // stands says whether the staged device is still that of the record and, for a
 // file system, mounted where it should be.
-func (n *Node) stands(rec Record) (bool, error) {
+func (n *Node) stands(ctx context.Context, rec Record) (bool, error) {
 	path, err := n.path(rec)
 	if err != nil || path == pathGone || rec.Ended != NotEnded {
 		return false, err
@@ -144,7 +147,14 @@ func (n *Node) stands(rec Record) (bool, error) {
 		return false, err
 	}
 	m, ok := filesystem.MountedAt(mounts, rec.Stage.StagingPath)
-	return ok && m.Major == rec.Major && m.Minor == rec.Minor, nil
+	if !ok || m.Major != rec.Major || m.Minor != rec.Minor {
+		return false, nil
+	}
+	if path == pathWaiting {
+		return true, nil // nothing more can be known now
+	}
+	stopped, err := n.stopped(ctx, rec)
+	return !stopped, err
 }
 
 // attach carries a stage from its record to the end.
@@ -172,6 +182,9 @@ func (n *Node) attach(ctx context.Context, rec *Record) error {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 	}
 	if err := n.bringUp(ctx, rec, ns, device, status); err != nil {
+		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
+	}
+	if rec.Errors, err = n.errors(ctx, *rec); err != nil {
 		return fmt.Errorf("volume %s: %w", rec.Stage.VolumeID, err)
 	}
 	rec.Phase = Staged

@@ -48,8 +48,8 @@ var endingTexts = map[Ending]string{
 	Abandoned: "abandoned: the volume was given up by hand; its I/O fails until it is staged again",
 }
 
-// Condition reads sysfs and the table only.
-func (n *Node) Condition(_ context.Context, volumeID string) (Condition, error) {
+// Condition reads sysfs, the table and, over a live path, how the file system is.
+func (n *Node) Condition(ctx context.Context, volumeID string) (Condition, error) {
 	rec, err := n.records.Get(volumeID)
 	if err != nil {
 		return Condition{}, err
@@ -58,6 +58,13 @@ func (n *Node) Condition(_ context.Context, volumeID string) (Condition, error) 
 		return Condition{Failed, endingTexts[rec.Ended]}, nil
 	}
 	p, err := n.path(rec)
+	if err != nil || p != pathLive || rec.Phase != Staged {
+		return conditions[p], err
+	}
+	stopped, err := n.stopped(ctx, rec)
+	if stopped {
+		return Condition{Failed, fmt.Sprintf("failed: an I/O error has stopped the %s file system; what was synced before is safe, and the pod has to be started again", rec.Stage.FSType)}, err
+	}
 	return conditions[p], err
 }
 

@@ -79,5 +79,10 @@ func (s System) SuperblockGone(kind filesystem.Kind, disk string) (bool, error) 
 	return filesystem.SuperblockGone(s.SysRoot, kind, disk)
 }
 
+// Errors is filesystem.Errors.
+func (s System) Errors(kind filesystem.Kind, disk, path string) (int, error) {
+	return filesystem.Errors(s.SysRoot, kind, disk, path)
+}
+
 // Stat is filesystem.Stat.
 func (System) Stat(path string) (filesystem.Usage, error) { return filesystem.Stat(path) }

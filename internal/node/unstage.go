@@ -133,6 +133,13 @@ func (n *Node) flush(ctx context.Context, rec *Record) error {
 	path := rec.Stage.StagingPath
 	m, mounted := filesystem.MountedAt(mounts, path)
 	if rec.Stage.FSType != "" && mounted && m.Major == rec.Major && m.Minor == rec.Minor {
+		stopped, err := n.stopped(ctx, *rec)
+		if stopped {
+			n.Log.Error("an I/O error has stopped the file system of a staged volume; what was written and not synced before is lost", "volume", rec.Stage.VolumeID, "disk", rec.Disk, "fsType", rec.Stage.FSType)
+		}
+		if stopped || err != nil {
+			return err
+		}
 		return n.lossIfIO(n.bounded.Do(ctx, "sync "+path, func() error { return n.Flusher.Sync(path) }))
 	}
 	// A block volume; or an unmount that was begun and may not have ended:

@@ -338,6 +338,6 @@ func exists(path string) bool {
 // changes are the steps that change something outside of the process.
 func changes(steps []string) []string {
 	return slices.DeleteFunc(slices.Clone(steps), func(s string) bool {
-		return slices.Contains([]string{"Session", "Mounts", "Probe", "AllZero", "SuperblockGone", "Stat", "Status", "TableState"}, s)
+		return slices.Contains([]string{"Session", "Mounts", "Probe", "AllZero", "SuperblockGone", "Errors", "Stat", "Status", "TableState"}, s)
 	})
 }

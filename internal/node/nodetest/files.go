@@ -206,6 +206,27 @@ func (m *Machine) superblockGone(kind filesystem.Kind, name string) bool {
 	return sb == nil || sb.kind != kind
 }
 
+func (m *Machine) errorsOf(name string) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if sb := m.supers[name]; sb != nil {
+		return sb.errors
+	}
+	return 0
+}
+
+// Stop makes the file system mounted at path meet an error that it does not
+// survive, on a disk that is well again. What it had not written is lost.
+func (m *Machine) Stop(path string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if i := m.top(path); i >= 0 && m.mounts[i].super != nil {
+		sb := m.mounts[i].super
+		sb.errors++
+		m.lose(&sb.dirty)
+	}
+}
+
 func (m *Machine) stat(path string) (filesystem.Usage, error) {
 	m.mu.Lock()
 	i := m.top(path)
@@ -258,7 +279,7 @@ func (m *Machine) Write(path, text string) error {
 		return fmt.Errorf("write %s: %w", path, syscall.EROFS)
 	}
 	if x.super != nil {
-		if x.super.disk.fails() {
+		if x.super.disk.fails() || x.super.errors > 0 {
 			return fmt.Errorf("write %s: %w", path, syscall.EIO)
 		}
 		x.super.dirty += text

@@ -69,6 +69,8 @@ type super struct {
 	kind  filesystem.Kind
 	disk  *disk
 	dirty string
+	// errors it has met since it was made; one that has met any takes nothing more.
+	errors int
 }
 
 // mounted is a mount; super is nil for a bind of a device node or a directory

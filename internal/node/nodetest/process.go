@@ -276,6 +276,12 @@ func (p *Process) SuperblockGone(kind filesystem.Kind, disk string) (gone bool, 
 	return gone, err
 }
 
+// Errors implements node.Options.Flusher.
+func (p *Process) Errors(_ filesystem.Kind, disk, _ string) (n int, err error) {
+	err = p.step("Errors", func() error { n = p.m.errorsOf(disk); return nil }, nil)
+	return n, err
+}
+
 // Stat implements node.Options.Flusher.
 func (p *Process) Stat(path string) (u filesystem.Usage, err error) {
 	err = p.step("Stat", func() error { u, err = p.m.stat(path); return err }, nil)

@@ -30,6 +30,7 @@ type campaign struct {
 	writers  uint64
 	restaged int // volumes under guard kernel that were lost, as announced
 	erred    int // those whose device was gone for a moment only
+	unkept   int // their writes whose fsync had returned, and that were missing then
 	// staticBytes is how large the static namespace is by now.
 	staticBytes int64
 }
@@ -81,7 +82,11 @@ func (t *campaign) provision(ctx context.Context) error {
 		if err := t.c.Use(ctx, v, t.node()); err != nil {
 			return err
 		}
-		t.subjects = append(t.subjects, &subject{Volume: v, guard: v.Parameters["guard"]})
+		s := &subject{Volume: v, guard: v.Parameters["guard"]}
+		if s.guard == "kernel" {
+			s.area = mortalBlocks
+		}
+		t.subjects = append(t.subjects, s)
 	}
 	static := &cluster.Volume{Name: "static", ID: "static-volume", SizeBytes: 16 << 20, Context: map[string]string{
 		"nqn": staticNQN, "uuid": staticUUID, "guard": "dm", "addresses": fmt.Sprintf("%s:%d,%[1]s:%d", t.storage().Addr(), staticPorts[0], staticPorts[1]),

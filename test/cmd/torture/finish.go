@@ -79,8 +79,8 @@ func (t *campaign) print(path string) {
 		fmt.Printf("  %-28s %6d %6.2f s %6.2f s %6.2f s %6.2f s %6d\n", kind, len(d), at(d, 0.5), at(d, 0.99), at(d, 1), bound.Seconds(), late)
 	}
 	fmt.Printf("\n  Linux %s: %d faults on %d volumes in %s, %d writes acknowledged, %d lost, %d wrong, %d I/O errors, %d manual steps, nothing left behind\n"+
-		"  %d times a volume under guard kernel was lost with its device and said so, %d times it lost it for a moment; it was whole when it was staged again\n  %s\n",
-		t.report.Kernel, t.injected, t.report.Volumes, time.Since(t.began).Round(time.Second), t.report.AckedWrites, t.report.LostWrites, t.report.CorruptReads, t.report.IOErrors, t.report.ManualSteps, t.restaged, t.erred, path)
+		"  %d times a volume under guard kernel was lost with its device and said so, %d times it lost it for a moment;\n  staged again, %d writes whose fsync had returned were missing, which guard kernel cannot promise\n  %s\n",
+		t.report.Kernel, t.injected, t.report.Volumes, time.Since(t.began).Round(time.Second), t.report.AckedWrites, t.report.LostWrites, t.report.CorruptReads, t.report.IOErrors, t.report.ManualSteps, t.restaged, t.erred, t.unkept, path)
 }
 
 // bounds are how long after healing the kernel alone may take at a reconnect delay

@@ -74,9 +74,7 @@ func run(ctx context.Context, o options) (err error) {
 	defer func() { err = errors.Join(err, c.Close()) }()
 	t := newCampaign(c, o, kinds)
 	if err := t.play(ctx); err != nil {
-		logs, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
-		defer cancel()
-		return fmt.Errorf("%w\n--- node plugin ---\n%s\n--- agent ---\n%s", err, tail(c.Nodes[0].PluginLog(logs)), tail(c.Storages[0].Log(logs)))
+		return fmt.Errorf("%w\n%s", err, autopsy(c))
 	}
 	path := filepath.Join(cluster.Root(), "build", "torture", fmt.Sprintf("report-%s-%d%s.json", o.kernel, o.seed, suffix))
 	if err := t.report.Write(path); err != nil {

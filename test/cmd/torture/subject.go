@@ -16,6 +16,10 @@ import (
 // areaBlocks is how much of a volume its writer uses by default: 4 MiB.
 const areaBlocks = 1024
 
+// mortalBlocks is the same for a volume under guard kernel, which is read back
+// whenever it was lost: 1 MiB.
+const mortalBlocks = 256
+
 // subject is a volume under a writer that checks.
 type subject struct {
 	*cluster.Volume

@@ -20,7 +20,7 @@ func earlyModules() []string {
 func neededModules() []string {
 	return slices.Concat(bootModules(), earlyModules(), []string{
 		"nf_tables", "nft_reject_inet", "nft_ct", "nft_limit", "tls", "dm_multipath", "dm_queue_length", "dm_service_time",
-		"dm_queue_length", "dm_thin_pool", "dm_flakey", "dm_delay", "veth", "bridge", "sch_netem", "inet_diag", "tcp_diag",
+		"dm_thin_pool", "dm_flakey", "dm_delay", "veth", "bridge", "sch_netem", "inet_diag", "tcp_diag",
 	})
 }
 
@@ -33,7 +33,7 @@ func wantedModules() []string {
 	return append(onDemandModules(),
 		"nvme_loop", "dummy", "overlay", "nft_chain_nat", "nft_redir", "nft_counter", "nft_log", "nft_quota", "nft_numgen",
 		"dm_snapshot", "dm_mirror", "dm_log", "dm_era", "dm_writecache", "dm_dust", "dm_log_writes", "dm_raid", "raid1",
-		"scsi_debug", "nbd", "brd", "zram", "macvlan", "vlan", "8021q", "ipvlan", "tun", "sch_tbf", "sch_fq", "sch_ingress",
+		"scsi_debug", "sd_mod", "nbd", "brd", "zram", "macvlan", "vlan", "8021q", "ipvlan", "tun", "sch_tbf", "sch_fq", "sch_ingress",
 		"act_mirred", "cls_u32", "cls_matchall", "cls_flower", "ifb", "softdog", "isofs", "vfat", "fuse", "nls_utf8", "nls_ascii",
 		"nls_cp437", "autofs4", "ip_tables", "xt_conntrack", "br_netfilter",
 	)

@@ -262,7 +262,7 @@ func (t *campaign) serves(ctx context.Context, s *subject, since time.Time, faul
 		if _, ok := s.log.FirstAfter(since); ok {
 			return nil
 		}
-		if err := t.unhurt(faults); err != nil {
+		if err := errors.Join(t.unhurt(faults), s.writing()); err != nil {
 			return err
 		}
 		if time.Now().After(end) {

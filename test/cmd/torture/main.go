@@ -19,6 +19,9 @@ import (
 	"github.com/holdfast-csi/holdfast/test/cluster"
 )
 
+// campaignTime is far more than any campaign takes.
+const campaignTime = 24 * time.Hour
+
 type options struct {
 	faults int
 	seed   uint64
@@ -44,6 +47,9 @@ func exitStatus() int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	// Without one, each command in a machine has a short deadline of its own.
+	ctx, cancel := context.WithTimeout(ctx, campaignTime)
+	defer cancel()
 	play := run
 	if o.moves > 0 {
 		play = runMoves

@@ -68,6 +68,17 @@ func (s *subject) start(ctx context.Context, n *cluster.Node, id uint64) {
 
 func (s *subject) pidFile() string { return fmt.Sprintf("/run/writer%d", s.id) }
 
+// writing is an error if the writer has ended by itself.
+func (s *subject) writing() error {
+	select {
+	case err := <-s.done:
+		s.done <- err // for finish
+		return fmt.Errorf("the writer of %s has ended: %w", s.Name, err)
+	default:
+		return nil
+	}
+}
+
 // stop sends SIGTERM to the subject's writer.
 func (s *subject) stop(ctx context.Context, n *cluster.Node) error {
 	_, err := n.Shell(ctx, fmt.Sprintf("kill -TERM $(<%s) 2>/dev/null || true", s.pidFile()))

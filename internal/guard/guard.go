@@ -111,9 +111,9 @@ func (g *Guards) State(name string) (State, error) {
 	return s, err
 }
 
-// Idle says whether the table holds its I/O back and keeps a processor busy with
-// that: see Park.
-func (s State) Idle() bool {
+// Spins says whether the table holds I/O back itself, with none of it below: then
+// what waits keeps a processor busy, see Park.
+func (s State) Spins() bool {
 	return s.HasTable && !s.Suspended && !s.Active && s.Queues && s.Below == 0
 }
 
@@ -295,7 +295,7 @@ func (g *Guards) Park(name string) error {
 	}
 	defer release()
 	s, err := g.State(name)
-	if err != nil || !s.Idle() {
+	if err != nil || !s.Spins() {
 		return err
 	}
 	return g.dm.Suspend(name)

@@ -12,8 +12,8 @@ import (
 // that they do not survive, and refuse to work on a disk that may be well again.
 // Only a new mount makes them work, and for that every old one has to go.
 
-// errors is how many errors the file system of rec has met so far, 0 if that
-// cannot be known now. The path is live.
+// errors is how many errors the file system of rec has met so far, or had met
+// when it was mounted if more cannot be known now. The path is live.
 func (n *Node) errors(ctx context.Context, rec Record) (int, error) {
 	if rec.Stage.FSType == "" || rec.Disk == "" {
 		return 0, nil

@@ -176,7 +176,7 @@ func (m *volumeMemory) hold(now time.Time, t table, v Volume) []order {
 // park has a table suspended that waits for longer than a moment.
 func (m *volumeMemory) park(f facts, v Volume) []order {
 	t := f.tables[v.Table]
-	if t.absent || t.unseen || !t.Idle() || f.now.Sub(m.waitSince) < parkAfter || f.now.Before(m.parkAt) {
+	if t.absent || t.unseen || !t.Spins() || f.now.Sub(m.waitSince) < parkAfter || f.now.Before(m.parkAt) {
 		return nil
 	}
 	m.parkAt = f.now.Add(parkAfter)

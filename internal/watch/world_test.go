@@ -318,7 +318,7 @@ func (w *world) Park(name string) error {
 	if t == nil {
 		return dm.ErrNotFound
 	}
-	if t.Idle() {
+	if t.Spins() {
 		t.Suspended, t.events = true, t.events+1
 	}
 	return nil

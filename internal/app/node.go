@@ -33,6 +33,7 @@ type nodeOptions struct {
 	logOptions
 	endpoint, hosts, name, stateDir, runDir, machineID, connect string
 	control, metrics, registry, bus                             string
+	kubeletDir, kubeletEndpoint                                 string
 	grace                                                       time.Duration
 }
 
@@ -60,6 +61,8 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.control, "control-socket", defaultControlSocket, "socket for operators on this node (holdfast volumes, holdfast abandon); empty for none")
 	f.StringVar(&o.metrics, "metrics-address", "", "HOST:PORT on which /metrics and /healthz are served; empty for none")
 	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after the storage host has taken a volume from this node")
+	f.StringVar(&o.kubeletDir, "kubelet-registration-dir", "", "directory in which the kubelet looks for plugins (plugins_registry under its root): the plugin registers itself there; empty if somebody else does it")
+	f.StringVar(&o.kubeletEndpoint, "kubelet-endpoint", "", "path of the CSI socket as the kubelet sees it; the path of --csi-endpoint by default")
 	f.StringVar(&o.connect, "connect", "fabrics", "how to connect: fabrics (write /dev/nvme-fabrics) or nvme-cli (run nvme connect)")
 	addRegistryFlag(cmd, &o.registry)
 	addBusFlag(cmd, &o.bus)
@@ -115,6 +118,9 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	}
 	down, err := awaitShutdown(ctx, o.bus, flow, log)
 	if err != nil {
+		return err
+	}
+	if err := registerWithKubelet(ctx, o, log); err != nil {
 		return err
 	}
 	s := newCSIServer(log)

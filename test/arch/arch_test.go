@@ -89,7 +89,7 @@ var reserved = []struct {
 }{
 	{
 		"google.golang.org/grpc/...",
-		[]string{"internal/app", "pkg/driver", "internal/agent", "internal/agent/agentpb", "internal/rpcerr", "internal/agentclient"},
+		[]string{"internal/app", "pkg/driver", "internal/agent", "internal/agent/agentpb", "internal/rpcerr", "internal/agentclient", "internal/registration"},
 		"gRPC is how the parts speak to each other; the workflows must not depend on it, or they could not be tested and embedded without",
 	},
 	{

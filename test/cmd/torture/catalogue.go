@@ -70,17 +70,18 @@ var catalogue = []fault{
 	{kind: "port-closed", scope: config | agent, min: 1 * time.Second, max: 8 * time.Second, inject: withoutAgent(closePort), heal: withAgent(openPort)},
 	{kind: "namespace-off", scope: config | agent, min: 1 * time.Second, max: 6 * time.Second, deletes: theVictim, inject: withoutAgent(enable("0")), heal: withAgent(enable("1"))},
 	{kind: "uuid-changed", scope: config | agent, min: 1 * time.Second, max: 6 * time.Second, deletes: theVictim, inject: withoutAgent(otherUUID), heal: withAgent(ownUUID)},
+	// What another fault has taken away already cannot be hit, which is no failure.
 	{kind: "controller-deleted", scope: session, deletes: managed,
-		inject: onNode(`for c in /sys/class/nvme/nvme*; do read -r n <$c/subsysnqn; [ $n = $NQN ] && echo 1 >$c/delete_controller; done; true`), heal: nothing},
-	{kind: "disconnect", scope: session, deletes: managed, inject: onNode("nvme disconnect -n $NQN"), heal: nothing},
-	{kind: "disconnect-all", scope: session, deletes: managed, inject: onNode("nvme disconnect-all"), heal: nothing},
-	{kind: "reset", scope: session, inject: onNode(`for c in /sys/class/nvme/nvme*; do (echo 1 >$c/reset_controller) 2>/dev/null; done; true`), heal: nothing},
+		inject: onNode(`for c in /sys/class/nvme/nvme*; do read -r n <$c/subsysnqn; [ $n != $NQN ] || echo 1 >$c/delete_controller || true; done`), heal: nothing},
+	{kind: "disconnect", scope: session, deletes: managed, inject: onNode("nvme disconnect -n $NQN || true"), heal: nothing},
+	{kind: "disconnect-all", scope: session, deletes: managed, inject: onNode("nvme disconnect-all || true"), heal: nothing},
+	{kind: "reset", scope: session, inject: onNode(`for c in /sys/class/nvme/nvme*; do echo 1 >$c/reset_controller || true; done`), heal: nothing},
 	{kind: "plugin-kill-disconnect", scope: plugin | session, min: 1 * time.Second, max: 8 * time.Second, deletes: managed,
 		inject: func(ctx context.Context, t *campaign) error {
 			if err := killPlugin(ctx, t); err != nil {
 				return err
 			}
-			return onNode("nvme disconnect-all")(ctx, t)
+			return onNode("nvme disconnect-all || true")(ctx, t)
 		}, heal: startPlugin},
 	{kind: "portal-dead", scope: network, min: 2 * time.Second, max: 12 * time.Second,
 		inject: func(ctx context.Context, t *campaign) error { return t.storage().Refuse(ctx, t.portal()) },

@@ -72,7 +72,7 @@ var catalogue = []fault{
 	{kind: "uuid-changed", scope: config | agent, min: 1 * time.Second, max: 6 * time.Second, deletes: theVictim, inject: withoutAgent(otherUUID), heal: withAgent(ownUUID)},
 	// What another fault has taken away already cannot be hit, which is no failure.
 	{kind: "controller-deleted", scope: session, deletes: managed,
-		inject: onNode(`for c in /sys/class/nvme/nvme*; do read -r n <$c/subsysnqn; [ $n != $NQN ] || echo 1 >$c/delete_controller || true; done`), heal: nothing},
+		inject: onNode(`for c in /sys/class/nvme/nvme*; do read -r n <$c/subsysnqn || continue; [ $n != $NQN ] || echo 1 >$c/delete_controller || true; done`), heal: nothing},
 	{kind: "disconnect", scope: session, deletes: managed, inject: onNode("nvme disconnect -n $NQN || true"), heal: nothing},
 	{kind: "disconnect-all", scope: session, deletes: managed, inject: onNode("nvme disconnect-all || true"), heal: nothing},
 	{kind: "reset", scope: session, inject: onNode(`for c in /sys/class/nvme/nvme*; do echo 1 >$c/reset_controller || true; done`), heal: nothing},

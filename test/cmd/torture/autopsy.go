@@ -21,7 +21,7 @@ done
 for c in /sys/class/nvme/nvme*; do echo "controller ${c##*/} $(cat $c/state $c/subsysnqn | tr '\n' ' ')"; done
 for s in /sys/class/nvme-subsystem/*/nvme*n*; do echo "disk ${s##*/} inflight $(cat $s/inflight 2>/dev/null)"; done
 for b in /sys/block/dm-* /sys/block/nvme*; do echo "block ${b##*/} inflight $(cat $b/inflight)"; done
-dmsetup table; dmsetup status
+dmsetup table; dmsetup status --noflush
 cat /proc/self/mounts | grep kubelet
 dmesg | tail -60
 exit 0

@@ -170,7 +170,7 @@ func (t *campaign) round(ctx context.Context, faults []fault) error {
 		}
 	}
 	t.note(kind, faults, injected, healed)
-	time.Sleep(time.Duration(300+t.random.IntN(1200)) * time.Millisecond)
+	time.Sleep(time.Duration(200+t.random.IntN(600)) * time.Millisecond)
 	return t.unhurt(nil)
 }
 

@@ -42,52 +42,52 @@ func nothing(context.Context, *campaign) error { return nil }
 const nvmePort = 4420
 
 var catalogue = []fault{
-	{kind: "refuse", scope: network, min: 1 * time.Second, max: 15 * time.Second,
+	{kind: "refuse", scope: network, min: 1 * time.Second, max: 8 * time.Second,
 		inject: func(ctx context.Context, t *campaign) error { return t.storage().Refuse(ctx, nvmePort) },
 		heal:   func(ctx context.Context, t *campaign) error { return t.storage().Unrefuse(ctx, nvmePort) }},
-	{kind: "silent", scope: network, min: 1 * time.Second, max: 20 * time.Second,
+	{kind: "silent", scope: network, min: 1 * time.Second, max: 12 * time.Second,
 		inject: nic(func(n *vm.NIC) { n.Drop() }), heal: healNIC},
-	{kind: "one-way-to", scope: network, min: 2 * time.Second, max: 15 * time.Second,
+	{kind: "one-way-to", scope: network, min: 2 * time.Second, max: 12 * time.Second,
 		inject: nic(func(n *vm.NIC) { n.DropTo() }), heal: healNIC},
-	{kind: "one-way-from", scope: network, min: 2 * time.Second, max: 15 * time.Second,
+	{kind: "one-way-from", scope: network, min: 2 * time.Second, max: 12 * time.Second,
 		inject: nic(func(n *vm.NIC) { n.DropFrom() }), heal: healNIC},
-	{kind: "delay", scope: network, min: 3 * time.Second, max: 8 * time.Second,
+	{kind: "delay", scope: network, min: 3 * time.Second, max: 6 * time.Second,
 		inject: nic(func(n *vm.NIC) { n.Delay(150*time.Millisecond, 100*time.Millisecond) }), heal: healNIC},
-	{kind: "loss", scope: network, min: 3 * time.Second, max: 8 * time.Second,
+	{kind: "loss", scope: network, min: 3 * time.Second, max: 6 * time.Second,
 		inject: func(_ context.Context, t *campaign) error {
 			t.storage().NIC(0).Loss(0.1, t.random.Uint64())
 			return nil
 		}, heal: healNIC},
-	{kind: "hung", scope: network, min: 2 * time.Second, max: 15 * time.Second, inject: hang, heal: unhang},
-	{kind: "power", scope: network | config | agent, min: 1 * time.Second, max: 4 * time.Second,
+	{kind: "hung", scope: network, min: 2 * time.Second, max: 12 * time.Second, inject: hang, heal: unhang},
+	{kind: "power", scope: network | config | agent, min: 1 * time.Second, max: 3 * time.Second,
 		inject: func(_ context.Context, t *campaign) error { return t.storage().PowerCut() },
 		heal:   func(ctx context.Context, t *campaign) error { return t.powerOn(ctx) }},
 	{kind: "agent-kill", scope: agent, max: 3 * time.Second, inject: killAgent, heal: startAgent},
-	{kind: "plugin-kill", scope: plugin, max: 8 * time.Second, inject: killPlugin, heal: startPlugin},
+	{kind: "plugin-kill", scope: plugin, max: 5 * time.Second, inject: killPlugin, heal: startPlugin},
 	{kind: "plugin-kill-in-stage", scope: network | config | agent | plugin | session, inject: killInStage, heal: startPlugin, after: stageAgain},
-	{kind: "subsystem-gone", scope: config | agent, min: 1 * time.Second, max: 15 * time.Second, deletes: refused, inject: withoutAgent(hide), heal: withAgent(show)},
-	{kind: "host-denied", scope: config | agent, min: 1 * time.Second, max: 8 * time.Second, deletes: refused, inject: withoutAgent(deny), heal: withAgent(allow)},
-	{kind: "port-closed", scope: config | agent, min: 1 * time.Second, max: 8 * time.Second, inject: withoutAgent(closePort), heal: withAgent(openPort)},
-	{kind: "namespace-off", scope: config | agent, min: 1 * time.Second, max: 6 * time.Second, deletes: theVictim, inject: withoutAgent(enable("0")), heal: withAgent(enable("1"))},
-	{kind: "uuid-changed", scope: config | agent, min: 1 * time.Second, max: 6 * time.Second, deletes: theVictim, inject: withoutAgent(otherUUID), heal: withAgent(ownUUID)},
+	{kind: "subsystem-gone", scope: config | agent, min: 1 * time.Second, max: 8 * time.Second, deletes: refused, inject: withoutAgent(hide), heal: withAgent(show)},
+	{kind: "host-denied", scope: config | agent, min: 1 * time.Second, max: 6 * time.Second, deletes: refused, inject: withoutAgent(deny), heal: withAgent(allow)},
+	{kind: "port-closed", scope: config | agent, min: 1 * time.Second, max: 6 * time.Second, inject: withoutAgent(closePort), heal: withAgent(openPort)},
+	{kind: "namespace-off", scope: config | agent, min: 1 * time.Second, max: 5 * time.Second, deletes: theVictim, inject: withoutAgent(enable("0")), heal: withAgent(enable("1"))},
+	{kind: "uuid-changed", scope: config | agent, min: 1 * time.Second, max: 5 * time.Second, deletes: theVictim, inject: withoutAgent(otherUUID), heal: withAgent(ownUUID)},
 	// What another fault has taken away already cannot be hit, which is no failure.
 	{kind: "controller-deleted", scope: session, deletes: managed,
 		inject: onNode(`for c in /sys/class/nvme/nvme*; do read -r n <$c/subsysnqn || continue; [ $n != $NQN ] || echo 1 >$c/delete_controller || true; done`), heal: nothing},
 	{kind: "disconnect", scope: session, deletes: managed, inject: onNode("nvme disconnect -n $NQN || true"), heal: nothing},
 	{kind: "disconnect-all", scope: session, deletes: managed, inject: onNode("nvme disconnect-all || true"), heal: nothing},
 	{kind: "reset", scope: session, inject: onNode(`for c in /sys/class/nvme/nvme*; do echo 1 >$c/reset_controller || true; done`), heal: nothing},
-	{kind: "plugin-kill-disconnect", scope: plugin | session, min: 1 * time.Second, max: 8 * time.Second, deletes: managed,
+	{kind: "plugin-kill-disconnect", scope: plugin | session, min: 1 * time.Second, max: 6 * time.Second, deletes: managed,
 		inject: func(ctx context.Context, t *campaign) error {
 			if err := killPlugin(ctx, t); err != nil {
 				return err
 			}
 			return onNode("nvme disconnect-all || true")(ctx, t)
 		}, heal: startPlugin},
-	{kind: "portal-dead", scope: network, min: 2 * time.Second, max: 12 * time.Second,
+	{kind: "portal-dead", scope: network, min: 2 * time.Second, max: 8 * time.Second,
 		inject: func(ctx context.Context, t *campaign) error { return t.storage().Refuse(ctx, t.portal()) },
 		heal:   func(ctx context.Context, t *campaign) error { return t.storage().Unrefuse(ctx, t.portal()) }},
 	{kind: "grown", scope: config | agent, inject: grow, heal: nothing, after: grown},
-	{kind: "grown-while-away", scope: network | config | agent, min: 2 * time.Second, max: 10 * time.Second, inject: growAway, heal: healNIC, after: grown},
+	{kind: "grown-while-away", scope: network | config | agent, min: 2 * time.Second, max: 8 * time.Second, inject: growAway, heal: healNIC, after: grown},
 }
 
 func nic(f func(*vm.NIC)) act {

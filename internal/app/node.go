@@ -116,6 +116,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err := errors.Join(serveControl(ctx, o.control, op, log), serveMetrics(ctx, o.metrics, op, log)); err != nil {
 		return err
 	}
+	heedAnnotations(ctx, op, log)
 	down, err := awaitShutdown(ctx, o.bus, flow, log)
 	if err != nil {
 		return err

@@ -1,0 +1,130 @@
+package kube
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// ErrNotInCluster: the process does not run in a pod.
+var ErrNotInCluster = errors.New("not in a cluster")
+
+// serviceAccount is where a pod finds its credentials, and the variables below are
+// how it finds the API server (Kubernetes documentation, "Accessing the Kubernetes
+// API from a Pod").
+const (
+	serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount"
+	hostVariable   = "KUBERNETES_SERVICE_HOST"
+	portVariable   = "KUBERNETES_SERVICE_PORT"
+)
+
+// callTime bounds one question.
+const callTime = 5 * time.Second
+
+// maxAnswer is more than the metadata of any object: etcd takes 1.5 MiB of the
+// whole by default.
+const maxAnswer = 2 << 20
+
+// Client asks one API server.
+type Client struct {
+	base string // https://HOST:PORT
+	dir  string // with ca.crt and token
+	http *http.Client
+}
+
+// InCluster returns a client with the credentials of the pod; ErrNotInCluster.
+func InCluster() (*Client, error) {
+	host, port := os.Getenv(hostVariable), os.Getenv(portVariable)
+	if host == "" || port == "" {
+		return nil, ErrNotInCluster
+	}
+	return newClient("https://"+net.JoinHostPort(host, port), serviceAccount)
+}
+
+func newClient(base, dir string) (*Client, error) {
+	ca, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(ca) {
+		return nil, fmt.Errorf("kubernetes: %s holds no certificate: %w", filepath.Join(dir, "ca.crt"), volume.ErrInvalid)
+	}
+	t := &http.Transport{
+		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}, ForceAttemptHTTP2: true,
+		MaxIdleConns: 1, IdleConnTimeout: time.Minute,
+	}
+	return &Client{base: base, dir: dir, http: &http.Client{Transport: t, Timeout: callTime}}, nil
+}
+
+// metadataOnly asks for nothing but the metadata (Kubernetes API concepts,
+// "Alternate representations of resources").
+const metadataOnly = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+
+// Annotations are those of a PersistentVolume; volume.ErrNotFound if there is none
+// of the name. Needs the right to get persistentvolumes.
+func (c *Client) Annotations(ctx context.Context, persistentVolume string) (map[string]string, error) {
+	var object struct {
+		Metadata struct {
+			Annotations map[string]string `json:"annotations"`
+		} `json:"metadata"`
+	}
+	if err := c.get(ctx, "/api/v1/persistentvolumes/"+url.PathEscape(persistentVolume), &object); err != nil {
+		return nil, fmt.Errorf("kubernetes: PersistentVolume %s: %w", persistentVolume, err)
+	}
+	return object.Metadata.Annotations, nil
+}
+
+func (c *Client) get(ctx context.Context, path string, into any) (err error) {
+	token, err := os.ReadFile(filepath.Join(c.dir, "token")) // the kubelet replaces it
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	req.Header.Set("Accept", metadataOnly)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, resp.Body.Close()) }()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err != nil {
+		return err
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return json.Unmarshal(body, into)
+	case http.StatusNotFound:
+		return volume.ErrNotFound
+	default:
+		return fmt.Errorf("the API server says %s: %s: %w", resp.Status, message(body), volume.ErrUnavailable)
+	}
+}
+
+// message is what a Status object says, or the beginning of whatever else came.
+func message(body []byte) string {
+	var status struct {
+		Message string `json:"message"`
+	}
+	if json.Unmarshal(body, &status) == nil && status.Message != "" {
+		return status.Message
+	}
+	return fmt.Sprintf("%.200q", body)
+}

@@ -19,7 +19,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
-// ErrNotInCluster: the process does not run in a pod.
+// ErrNotInCluster says that the process does not run in a pod.
 var ErrNotInCluster = errors.New("not in a cluster")
 
 // serviceAccount is where a pod finds its credentials, and the variables below are

@@ -130,17 +130,9 @@ func (n *Node) flush(ctx context.Context, rec *Record) error {
 	if err != nil {
 		return err
 	}
-	path := rec.Stage.StagingPath
-	m, mounted := filesystem.MountedAt(mounts, path)
+	m, mounted := filesystem.MountedAt(mounts, rec.Stage.StagingPath)
 	if rec.Stage.FSType != "" && mounted && m.Major == rec.Major && m.Minor == rec.Minor {
-		stopped, err := n.stopped(ctx, *rec)
-		if stopped {
-			n.Log.Error("an I/O error has stopped the file system of a staged volume; what was written and not synced before is lost", "volume", rec.Stage.VolumeID, "disk", rec.Disk, "fsType", rec.Stage.FSType)
-		}
-		if stopped || err != nil {
-			return err
-		}
-		return n.lossIfIO(n.bounded.Do(ctx, "sync "+path, func() error { return n.Flusher.Sync(path) }))
+		return n.sync(ctx, *rec)
 	}
 	// A block volume; or an unmount that was begun and may not have ended:
 	// "not in the mount table" does not mean "written".
@@ -148,6 +140,20 @@ func (n *Node) flush(ctx context.Context, rec *Record) error {
 		return err
 	}
 	return n.lossIfIO(n.bounded.Do(ctx, "flush "+rec.Device, func() error { return n.Flusher.FlushDevice(rec.Device) }))
+}
+
+// sync writes the file system of a staged volume out. One that has stopped writes
+// nothing any more, and answers OK or an error for ever, as the kernel pleases.
+func (n *Node) sync(ctx context.Context, rec Record) error {
+	stopped, err := n.stopped(ctx, rec)
+	if stopped {
+		n.Log.Error("an I/O error has stopped the file system of a staged volume; what was written and not synced before is lost", "volume", rec.Stage.VolumeID, "disk", rec.Disk, "fsType", rec.Stage.FSType)
+	}
+	if stopped || err != nil {
+		return err
+	}
+	path := rec.Stage.StagingPath
+	return n.lossIfIO(n.bounded.Do(ctx, "sync "+path, func() error { return n.Flusher.Sync(path) }))
 }
 
 func (n *Node) lossIfIO(err error) error {

@@ -73,7 +73,7 @@ func (s *subject) writing() error {
 	select {
 	case err := <-s.done:
 		s.done <- err                                                    // for finish
-		return fmt.Errorf("the writer of %s has ended: %v", s.Name, err) //nolint:errorlint // it may be nil
+		return fmt.Errorf("the writer of %s has ended: %v", s.Name, err)
 	default:
 		return nil
 	}

@@ -7,6 +7,9 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/holdfast-csi/holdfast/test/cluster"
 )
 
@@ -61,6 +64,16 @@ func killInStage(ctx context.Context, t *campaign) error {
 	return err
 }
 
+// untilDone calls again as the kubelet does, while the answer is that it may.
+func untilDone(call func() error) error {
+	for end := time.Now().Add(resumeTime); ; time.Sleep(500 * time.Millisecond) {
+		err := call()
+		if code := status.Code(err); code != codes.Unavailable && code != codes.Aborted && code != codes.DeadlineExceeded || time.Now().After(end) {
+			return err
+		}
+	}
+}
+
 // stageAgain is what the kubelet does once the plugin is back, and then the pod
 // goes.
 func stageAgain(ctx context.Context, t *campaign) error {
@@ -69,7 +82,7 @@ func stageAgain(ctx context.Context, t *campaign) error {
 	}
 	v := t.extra
 	for _, step := range []func() error{
-		func() error { return t.node().StageVolume(ctx, v) },
+		func() error { return untilDone(func() error { return t.node().StageVolume(ctx, v) }) },
 		func() error { return t.node().PublishVolume(ctx, v, false) },
 		func() error { return t.c.Drop(ctx, v, t.node()) },
 		func() error { return t.c.Delete(ctx, v) },

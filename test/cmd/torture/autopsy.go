@@ -13,10 +13,10 @@ import (
 // where, what waits in which queue, and what the kernel said. It opens no file
 // through a mount and no block device.
 const look = `set +e; shopt -s nullglob
-for p in /proc/[0-9]*; do
-  { read -r stat <$p/stat; } 2>/dev/null || continue
+for t in /proc/[0-9]*/task/*; do
+  { read -r stat <$t/stat; } 2>/dev/null || continue
   name=${stat#*(}; name=${name%%)*}; state=${stat##*) }
-  case $state$name in D*|*ackio|*umount) for t in $p/task/*; do echo "== ${t#/proc/} $name $(sed -n 's/^State:\t//p' $t/status) $(sed -n 's/^SigPnd:\t/pending /p;s/^ShdPnd:\t/shared /p' $t/status | tr '\n' ' ')"; cat $t/stack; done;; esac
+  case $state in D*) echo "== ${t#/proc/} $name"; echo "$(<$t/stack)";; esac
 done
 for c in /sys/class/nvme/nvme*; do echo "controller ${c##*/} $(cat $c/state $c/subsysnqn | tr '\n' ' ')"; done
 for s in /sys/class/nvme-subsystem/*/nvme*n*; do echo "disk ${s##*/} inflight $(cat $s/inflight 2>/dev/null)"; done
@@ -29,12 +29,16 @@ exit 0
 
 // autopsy is what the machines show at the moment of a failure.
 func autopsy(c *cluster.Cluster) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var b strings.Builder
 	for _, n := range c.Nodes {
+		plugin := tail(n.PluginLog(ctx))
 		out, err := n.Shell(ctx, look)
-		fmt.Fprintf(&b, "--- %s (%v) ---\n%s\n--- its plugin ---\n%s\n", n.Name(), err, out, tail(n.PluginLog(ctx)))
+		if err != nil {
+			out += "\nand no more"
+		}
+		fmt.Fprintf(&b, "--- %s ---\n%s\n--- its plugin ---\n%s\n", n.Name(), out, plugin)
 	}
 	fmt.Fprintf(&b, "--- agent ---\n%s\n", tail(c.Storages[0].Log(ctx)))
 	return b.String()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -68,7 +69,8 @@ func killInStage(ctx context.Context, t *campaign) error {
 func untilDone(call func() error) error {
 	for end := time.Now().Add(resumeTime); ; time.Sleep(500 * time.Millisecond) {
 		err := call()
-		if code := status.Code(err); code != codes.Unavailable && code != codes.Aborted && code != codes.DeadlineExceeded || time.Now().After(end) {
+		again := []codes.Code{codes.Unavailable, codes.Aborted, codes.DeadlineExceeded, codes.DataLoss} // the last is said once
+		if !slices.Contains(again, status.Code(err)) || time.Now().After(end) {
 			return err
 		}
 	}

@@ -88,7 +88,7 @@ func (t *campaign) restage(ctx context.Context, s *subject) error {
 		func() error { return t.node().StageVolume(ctx, s.Volume) },
 		func() error { return t.node().PublishVolume(ctx, s.Volume, false) },
 	} {
-		if err := step(); err != nil {
+		if err := untilDone(step); err != nil {
 			return fmt.Errorf("stage the lost volume %s again: %w", s.Name, err)
 		}
 	}

@@ -72,7 +72,7 @@ func (s *subject) pidFile() string { return fmt.Sprintf("/run/writer%d", s.id) }
 func (s *subject) writing() error {
 	select {
 	case err := <-s.done:
-		s.done <- err                                                    // for finish
+		s.done <- err // for finish
 		return fmt.Errorf("the writer of %s has ended: %v", s.Name, err)
 	default:
 		return nil

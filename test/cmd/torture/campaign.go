@@ -169,22 +169,29 @@ func (t *campaign) round(ctx context.Context, faults []fault) error {
 			}
 		}
 	}
-	t.note(kind, faults, injected, healed)
+	t.note(ctx, kind, faults, injected, healed)
 	time.Sleep(time.Duration(200+t.random.IntN(600)) * time.Millisecond)
 	return t.unhurt(nil)
 }
 
 // note reports a round that every volume survived as it had to.
-func (t *campaign) note(kind string, faults []fault, injected, healed time.Time) {
-	o := t.measure(kind, faults, injected, healed)
+func (t *campaign) note(ctx context.Context, kind string, faults []fault, injected, healed time.Time) {
+	o, last := t.measure(kind, faults, injected, healed)
 	t.report.Outages = append(t.report.Outages, o)
 	name := kind
 	if len(faults) > 1 {
 		name = "overlap"
 	}
 	t.resumes[name] = append(t.resumes[name], time.Duration(o.ResumedAfterHealS*float64(time.Second)))
-	fmt.Printf("%4d/%d %6.1f s  %-32s lasted %5.1f s, I/O waited %5.1f s, back %4.2f s after healing\n",
-		t.injected, t.faults, time.Since(t.began).Seconds(), kind, o.HealedS-o.InjectedS, o.WaitedS, o.ResumedAfterHealS)
+	late := ""
+	if time.Duration(o.ResumedAfterHealS*float64(time.Second)) > boundOf(name) {
+		late = ", late: " + last
+	}
+	fmt.Printf("%4d/%d %6.1f s  %-32s lasted %5.1f s, I/O waited %5.1f s, back %4.2f s after healing%s\n",
+		t.injected, t.faults, time.Since(t.began).Seconds(), kind, o.HealedS-o.InjectedS, o.WaitedS, o.ResumedAfterHealS, late)
+	if late != "" {
+		fmt.Println(since(t.node().PluginLog(ctx), injected))
+	}
 }
 
 // happen injects and heals; the second of two begins and ends at its own time.
@@ -294,18 +301,20 @@ func (t *campaign) unhurt(faults []fault) error {
 	return nil
 }
 
-// measure counts the volumes that had to live.
-func (t *campaign) measure(kind string, faults []fault, injected, healed time.Time) report.Outage {
-	o := report.Outage{Kind: kind, Guard: "dm", OK: true, InjectedS: injected.Sub(t.began).Seconds(), HealedS: healed.Sub(t.began).Seconds()}
-	for _, s := range t.subjects {
+// measure counts the volumes that had to live, and names the one that was back last.
+func (t *campaign) measure(kind string, faults []fault, injected, healed time.Time) (o report.Outage, last string) {
+	o = report.Outage{Kind: kind, Guard: "dm", OK: true, InjectedS: injected.Sub(t.began).Seconds(), HealedS: healed.Sub(t.began).Seconds()}
+	for i, s := range t.subjects {
 		if t.mayLose(s, faults) {
 			continue
 		}
 		first, _ := s.log.FirstAfter(healed)
-		o.ResumedAfterHealS = max(o.ResumedAfterHealS, first.Sub(healed).Seconds())
+		if s := first.Sub(healed).Seconds(); s > o.ResumedAfterHealS {
+			o.ResumedAfterHealS, last = s, t.subjects[i].Name
+		}
 		o.WaitedS = max(o.WaitedS, s.log.Stall(injected, first).Seconds())
 	}
-	return o
+	return o, last
 }
 
 // powerOn boots the storage host and waits until its port takes connections.

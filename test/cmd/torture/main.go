@@ -93,6 +93,18 @@ func run(ctx context.Context, o options) (err error) {
 	return nil
 }
 
+// since keeps the lines of a log, which begin with their time, from t on.
+func since(log string, t time.Time) string {
+	var kept []string
+	for line := range strings.Lines(log) {
+		at, _, _ := strings.Cut(strings.TrimPrefix(line, "time="), " ")
+		if when, err := time.Parse(time.RFC3339, at); err == nil && when.After(t) {
+			kept = append(kept, "           "+strings.TrimRight(line, "\n"))
+		}
+	}
+	return strings.Join(kept, "\n")
+}
+
 // tail keeps the end of a log.
 func tail(text string) string {
 	lines := strings.Split(text, "\n")

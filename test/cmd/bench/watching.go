@@ -41,7 +41,17 @@ func (b *bench) watching(ctx context.Context) error {
 		return err
 	}
 	began := time.Now()
-	time.Sleep(watchTime)
+	var seconds []float64
+	for last := from; time.Since(began) < watchTime; {
+		time.Sleep(time.Second)
+		now, err := b.processor(ctx)
+		if err != nil {
+			return err
+		}
+		seconds = append(seconds, (now - last).Seconds())
+		last = now
+	}
+	b.result.WatchMedian = median(seconds)
 	to, err := b.processor(ctx)
 	if err != nil {
 		return err

@@ -38,7 +38,7 @@ type result struct {
 	// WatchMedian is that of single seconds: without the look at everything that
 	// there is every thirty.
 	WatchMedian float64 `json:"watch_200_idle_share_median_second"`
-	Watching   memory  `json:"memory_200_volumes"`
+	Watching    memory  `json:"memory_200_volumes"`
 
 	DataPath []throughput `json:"data_path"`
 }

@@ -26,6 +26,7 @@ var interfaceVersion = [3]uint32{4, 0, 0}
 type Client struct {
 	file    *os.File
 	buffers sync.Pool
+	listed  listed
 }
 
 // Open opens DEV/mapper/control, which loads the module where udev or kmod made

@@ -1,7 +1,9 @@
 package dm
 
 import (
+	"bytes"
 	"errors"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,13 +15,36 @@ type Entry struct {
 	Events       uint32
 }
 
-// List returns all devices of the machine in one call.
+// List returns all devices of the machine in one call, and the very same list as
+// before while nothing has changed: it is asked for several times a second, and
+// there may be hundreds of devices. It is not to be changed.
 func (c *Client) List() (list []Entry, err error) {
 	err = c.do(request{op: unix.DM_LIST_DEVICES}, func(a answer) error {
-		list, err = parseList(a.data)
+		list, err = c.listed.parse(a.data)
 		return err
 	})
 	return list, err
+}
+
+// listed is the last list, and what it was read from.
+type listed struct {
+	mu   sync.Mutex
+	raw  []byte
+	list []Entry
+}
+
+func (l *listed) parse(raw []byte) ([]Entry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.list) > 0 && bytes.Equal(raw, l.raw) {
+		return l.list, nil
+	}
+	list, err := parseList(raw)
+	if err != nil {
+		return nil, err
+	}
+	l.raw, l.list = bytes.Clone(raw), list
+	return list, nil
 }
 
 var errList = errors.New("the kernel's list of devices makes no sense")

@@ -121,3 +121,35 @@ func FuzzParseList(f *testing.F) {
 		}
 	})
 }
+
+// The same answer is the same list; another one, a damaged one and one without
+// devices are read anew.
+func TestListedAgain(t *testing.T) {
+	t.Parallel()
+	var l listed
+	a, b := []Entry{{"a", 254, 0, 7}}, []Entry{{"a", 254, 0, 8}}
+	read := func(raw []byte, want []Entry) []Entry {
+		t.Helper()
+		got, err := l.parse(raw)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("got %v, %v, want %v", got, err, want)
+		}
+		return got
+	}
+	buffer := encode(a)
+	first := read(buffer, a)
+	if again := read(buffer, a); &again[0] != &first[0] {
+		t.Error("the same answer was read anew")
+	}
+	copy(buffer, encode(b)) // a buffer is used again
+	read(buffer, b)
+	if _, err := l.parse(buffer[:7]); !errors.Is(err, errList) {
+		t.Errorf("damaged: %v", err)
+	}
+	read(buffer, b)
+	read(nil, nil)
+	read(buffer, b)
+	if !reflect.DeepEqual(first, a) {
+		t.Errorf("the first list has become %v", first)
+	}
+}

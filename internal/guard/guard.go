@@ -45,6 +45,8 @@ type Guards struct {
 	mu     sync.Mutex
 	held   map[string]chan struct{} // closed when let go; guarded by mu
 	closed bool                     // guarded by mu
+	last   []dm.Entry               // of List; guarded by mu
+	events map[string]uint32        // of last; guarded by mu
 }
 
 // New returns the guards of a device mapper.
@@ -387,19 +389,31 @@ func (g *Guards) Remove(ctx context.Context, name string) error {
 	}
 }
 
-// List returns the names of all our tables, with their event numbers.
+// List returns the names of all our tables, with their event numbers: the very
+// same map as before while the device mapper returns the same list. It is not to
+// be changed.
 func (g *Guards) List() (map[string]uint32, error) {
 	list, err := g.dm.List()
 	if err != nil {
 		return nil, err
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(list) > 0 && len(list) == len(g.last) && &list[0] == &g.last[0] {
+		return g.events, nil
+	}
+	g.last, g.events = list, eventsOf(list)
+	return g.events, nil
+}
+
+func eventsOf(list []dm.Entry) map[string]uint32 {
 	out := map[string]uint32{}
 	for _, e := range list {
 		if strings.HasPrefix(e.Name, namePrefix) {
 			out[e.Name] = e.Events
 		}
 	}
-	return out, nil
+	return out
 }
 
 // Close lets nothing new begin and waits for what is under way, as long as ctx

@@ -195,6 +195,27 @@ func TestState(t *testing.T) {
 	expect("suspended", func(s *State) { s.Suspended, s.Queues = true, true })
 }
 
+// Events are those of the list, and a list that is the same is the same map.
+func TestListAgain(t *testing.T) {
+	t.Parallel()
+	f, g, _ := onA(t)
+	list := func() map[string]uint32 {
+		t.Helper()
+		m, err := g.List()
+		must(t, err)
+		return m
+	}
+	before := list()[table]
+	must(t, g.Hold(table, pathA.dev()))
+	if after := list()[table]; after == before {
+		t.Error("an event was missed")
+	}
+	must(t, f.Remove(table))
+	if m := list(); len(m) != 0 {
+		t.Errorf("got %v", m)
+	}
+}
+
 // Only a table that waits and has nothing below is parked, and whatever comes
 // next takes it from there.
 func TestPark(t *testing.T) {

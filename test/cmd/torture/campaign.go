@@ -232,8 +232,10 @@ func (t *campaign) happen(ctx context.Context, faults []fault) error {
 	return nil
 }
 
-// resumeTime is when a volume that does not come back is called lost.
-const resumeTime = 45 * time.Second
+// resumeTime is when a volume that does not come back is called lost: a connect
+// that was cut in its middle keeps the kernel, and every other connect of the node,
+// for the 60 s of its admin timeout. Such a round is late, and is printed as that.
+const resumeTime = 75 * time.Second
 
 // resumed waits until every volume has a write acknowledged after t and is well.
 // Those that the faults may cost their device are let be until the others are.

@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/holdfast-csi/holdfast/internal/pause"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -59,7 +60,7 @@ func New(o Options) *Loop { return &Loop{Options: o, known: map[string]outage{}}
 
 // Run asks until ctx ends.
 func (l *Loop) Run(ctx context.Context) {
-	for sleep(ctx, every) {
+	for pause.For(ctx, every) {
 		l.round(ctx)
 	}
 }
@@ -76,7 +77,7 @@ func (l *Loop) round(ctx context.Context) {
 	l.known = still
 	for _, w := range list {
 		l.ask(ctx, w)
-		if !sleep(ctx, gap) {
+		if !pause.For(ctx, gap) {
 			return
 		}
 	}
@@ -120,15 +121,6 @@ func (l *Loop) once(w Waiting, what string, say func()) {
 		o.said = what
 		l.known[w.VolumeID] = o
 		say()
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

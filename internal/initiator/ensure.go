@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/pause"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 	"github.com/holdfast-csi/holdfast/pkg/nvme"
 )
@@ -41,7 +42,7 @@ func (h *Host) EnsureSession(ctx context.Context, s Session) error {
 	}
 	var last error
 	var next time.Time
-	pause := retryMin
+	apart := retryMin
 	for wait := pollMin; ; wait = min(wait*2, pollMax) {
 		p, errs, err := h.advance(ctx, s, !time.Now().Before(next), false)
 		if err != nil {
@@ -49,7 +50,7 @@ func (h *Host) EnsureSession(ctx context.Context, s Session) error {
 		}
 		if len(errs) > 0 {
 			last = errors.Join(errs...)
-			next, pause = time.Now().Add(pause), min(pause*2, retryMax)
+			next, apart = time.Now().Add(apart), min(apart*2, retryMax)
 		}
 		if p.live {
 			return nil
@@ -57,7 +58,7 @@ func (h *Host) EnsureSession(ctx context.Context, s Session) error {
 		if len(p.adopted) == 0 && len(errs) > 0 && !slices.ContainsFunc(errs, retryable) {
 			return last
 		}
-		if !sleep(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return notLive(s, p, last, ctx.Err())
 		}
 	}

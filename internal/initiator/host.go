@@ -112,15 +112,3 @@ const (
 	pollMin = 5 * time.Millisecond
 	pollMax = 50 * time.Millisecond
 )
-
-// sleep waits and reports whether ctx let it.
-func sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

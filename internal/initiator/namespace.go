@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/pause"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -63,7 +64,7 @@ func (h *Host) WaitNamespace(ctx context.Context, id Identity) (nvmesysfs.Namesp
 		case now.Sub(wrongSince) >= identityGrace:
 			return nvmesysfs.Namespace{}, "", fmt.Errorf("%s: %w", id, err)
 		}
-		if !sleep(ctx, wait) {
+		if !pause.For(ctx, wait) {
 			return nvmesysfs.Namespace{}, "", notUsable(id, err, ctx.Err())
 		}
 	}

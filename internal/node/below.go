@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/pause"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -92,7 +93,7 @@ func (n *Node) below(rec Record) (waits, live bool, err error) {
 
 // lookAgain is between two looks at what is below.
 func lookAgain(ctx context.Context, rec Record) error {
-	if !pause(ctx, pollEvery) {
+	if !pause.For(ctx, pollEvery) {
 		return fmt.Errorf("volume %s: its I/O is still under way: %w (%w)", rec.Stage.VolumeID, volume.ErrPending, ctx.Err())
 	}
 	return nil

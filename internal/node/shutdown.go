@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/holdfast-csi/holdfast/internal/pause"
 )
 
 // What is in this file is for the end of the machine: after it nobody feeds a
@@ -72,7 +74,7 @@ func (n *Node) PrepareShutdown(ctx context.Context) {
 	var saving sync.WaitGroup
 	n.save(ctx, &saving, now[saveIt], saved)
 	away := len(now[failIt]) + len(now[limitIt])
-	for end := time.Now().Add(patience(ctx)); away > 0 && time.Now().Before(end) && pause(ctx, 100*time.Millisecond); {
+	for end := time.Now().Add(patience(ctx)); away > 0 && time.Now().Before(end) && pause.For(ctx, 100*time.Millisecond); {
 		now = n.fates()
 		away = len(now[failIt]) + len(now[limitIt])
 	}
@@ -89,16 +91,6 @@ func patience(ctx context.Context) time.Duration {
 		return blip
 	}
 	return min(blip, time.Until(end)/2)
-}
-
-// pause waits and says whether ctx let it.
-func pause(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 // finish makes the waiting of what is unreachable finite: of a volume with a table

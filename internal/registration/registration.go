@@ -12,6 +12,8 @@ import (
 
 	"google.golang.org/grpc"
 	registerapi "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/holdfast-csi/holdfast/internal/pause"
 )
 
 // csiVersion is what the kubelet wants to hear from a driver of CSI 1.x: it takes
@@ -42,7 +44,7 @@ const longestPause = time.Minute
 type Registration struct {
 	Options
 	registerapi.UnimplementedRegistrationServer
-	refused chan string
+	refused chan struct{}
 }
 
 // New returns a registration that nobody serves yet.
@@ -53,7 +55,7 @@ func New(o Options) *Registration {
 	if o.Pause == 0 {
 		o.Pause = time.Second
 	}
-	return &Registration{Options: o, refused: make(chan string, 1)}
+	return &Registration{Options: o, refused: make(chan struct{}, 1)}
 }
 
 // Socket is where the kubelet finds the driver.
@@ -72,7 +74,7 @@ func (r *Registration) NotifyRegistrationStatus(_ context.Context, s *registerap
 	}
 	r.Log.Error("the kubelet has refused the driver; it is offered again", "driver", r.Driver, "endpoint", r.Endpoint, "err", s.GetError())
 	select {
-	case r.refused <- s.GetError():
+	case r.refused <- struct{}{}:
 	default:
 	}
 	return &registerapi.RegistrationStatusResponse{}, nil
@@ -104,27 +106,19 @@ func (r *Registration) listen(ctx context.Context) (net.Listener, error) {
 
 // keep serves one socket after the other.
 func (r *Registration) keep(ctx context.Context, l net.Listener) {
-	pause := r.Pause
-	for l != nil {
-		again := r.offer(ctx, l)
-		if ctx.Err() != nil {
-			return
+	for next := r.Pause; l != nil; l = r.listenAgain(ctx) {
+		if !r.offer(ctx, l) {
+			next = r.Pause
+			continue
 		}
-		if again == refusedByKubelet {
-			if !sleep(ctx, pause) {
-				return
-			}
-			pause = min(2*pause, longestPause)
-		} else {
-			pause = r.Pause
-		}
-		l = r.listenAgain(ctx)
+		pause.For(ctx, next)
+		next = min(2*next, longestPause)
 	}
 }
 
 // listenAgain listens as soon as that works; nil if ctx ends before.
 func (r *Registration) listenAgain(ctx context.Context) net.Listener {
-	for said := false; ; said = true {
+	for said := false; ctx.Err() == nil; said = true {
 		l, err := r.listen(ctx)
 		if err == nil {
 			return l
@@ -132,24 +126,14 @@ func (r *Registration) listenAgain(ctx context.Context) net.Listener {
 		if !said {
 			r.Log.Warn("the driver cannot be offered to the kubelet", "socket", r.Socket(), "err", err)
 		}
-		if !sleep(ctx, r.Every) {
-			return nil
-		}
+		pause.For(ctx, r.Every)
 	}
+	return nil
 }
 
-// why an offer has ended.
-type why int
-
-const (
-	ended why = iota
-	refusedByKubelet
-	socketGone
-)
-
-// offer serves l until ctx ends, the kubelet says no, or its socket is no longer
-// there: the kubelet hears of a socket only when it appears.
-func (r *Registration) offer(ctx context.Context, l net.Listener) why {
+// offer serves l until ctx ends, the kubelet refuses the driver, or the socket is
+// no longer there: the kubelet hears of a socket only when it appears.
+func (r *Registration) offer(ctx context.Context, l net.Listener) (refused bool) {
 	s := grpc.NewServer()
 	registerapi.RegisterRegistrationServer(s, r)
 	served := make(chan struct{})
@@ -165,21 +149,21 @@ func (r *Registration) offer(ctx context.Context, l net.Listener) why {
 	}()
 	ours, err := os.Lstat(r.Socket())
 	if err != nil {
-		return socketGone
+		return false
 	}
 	look := time.NewTicker(r.Every)
 	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return ended
+			return false
 		case <-r.refused:
-			return refusedByKubelet
+			return true
 		case <-served:
-			return socketGone
+			return false
 		case <-look.C:
 			if now, err := os.Lstat(r.Socket()); err != nil || !same(ours, now) {
-				return socketGone
+				return false
 			}
 		}
 	}
@@ -187,12 +171,3 @@ func (r *Registration) offer(ctx context.Context, l net.Listener) why {
 
 // same also tells a file from one that was made in its place and got its number.
 func same(a, b os.FileInfo) bool { return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) }
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-time.After(d):
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}

@@ -227,6 +227,7 @@ var leaves = []struct {
 	{"internal/nvmet", []string{"internal/volume", "pkg/nvme"}, "from a desired state to steps, whoever desires it"},
 	{"internal/gate", []string{"internal/volume", "pkg/nvme"}, "it closes and opens ports, whoever asks"},
 	{"internal/command", []string{"internal/volume"}, "it runs programs, whoever asks"},
+	{"internal/pause", nil, "it waits, whoever is in no hurry"},
 	{"internal/keylock", []string{"internal/volume"}, "a lock knows nothing of what is locked"},
 	{"internal/shutdown", nil, "it hears of the machine's end, whoever has to act"},
 	{"internal/ownership", nil, "it writes down whose a controller is, whoever asks"},

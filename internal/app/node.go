@@ -121,7 +121,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	if err := registerWithKubelet(ctx, o, log); err != nil {
+	if err := registerWithKubelet(ctx, o, l.Addr(), log); err != nil {
 		return err
 	}
 	s := newCSIServer(log)

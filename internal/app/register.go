@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/url"
+	"net"
 	"path/filepath"
 
 	"github.com/holdfast-csi/holdfast/internal/registration"
@@ -13,7 +13,7 @@ import (
 
 // registerWithKubelet offers the driver to the kubelet until ctx ends. The CSI
 // socket is there already, and answers as soon as it is served.
-func registerWithKubelet(ctx context.Context, o nodeOptions, log *slog.Logger) error {
+func registerWithKubelet(ctx context.Context, o nodeOptions, socket net.Addr, log *slog.Logger) error {
 	if o.kubeletDir == "" {
 		if o.kubeletEndpoint != "" {
 			return fmt.Errorf("kubelet-endpoint: value %q: it means nothing without kubelet-registration-dir: %w", o.kubeletEndpoint, volume.ErrInvalid)
@@ -21,11 +21,7 @@ func registerWithKubelet(ctx context.Context, o nodeOptions, log *slog.Logger) e
 		return nil
 	}
 	if o.kubeletEndpoint == "" {
-		u, err := url.Parse(o.endpoint)
-		if err != nil {
-			return fmt.Errorf("csi-endpoint: %w", err)
-		}
-		o.kubeletEndpoint = u.Path
+		o.kubeletEndpoint = socket.String()
 	}
 	for _, f := range []struct{ name, path string }{{"kubelet-registration-dir", o.kubeletDir}, {"kubelet-endpoint", o.kubeletEndpoint}} {
 		if !filepath.IsAbs(f.path) {

@@ -306,17 +306,7 @@ func (g *Guards) Park(name string) error {
 // GiveUp ends the waiting of one volume: what waits and what comes fails until
 // Feed. No table is no error.
 func (g *Guards) GiveUp(name string) error {
-	s, err := g.State(name)
-	if errors.Is(err, dm.ErrNotFound) {
-		return nil
-	}
-	if err != nil || !s.HasTable {
-		return err
-	}
-	if err := g.awake(name, s); err != nil {
-		return err
-	}
-	err = g.dm.Message(name, "fail_if_no_path")
+	s, err := g.stopQueueing(name)
 	if s.Active {
 		// What is below may wait too, and as long as it likes.
 		err = errors.Join(err, g.dm.Message(name, "fail_path "+s.Path))
@@ -327,17 +317,24 @@ func (g *Guards) GiveUp(name string) error {
 // StopQueueing makes a table one that fails its I/O when the path is lost, and
 // leaves the path. Feed ends it. No table is no error.
 func (g *Guards) StopQueueing(name string) error {
+	_, err := g.stopQueueing(name)
+	return err
+}
+
+// stopQueueing also returns the table as it was, if it has come as far as telling
+// it.
+func (g *Guards) stopQueueing(name string) (State, error) {
 	s, err := g.State(name)
 	if errors.Is(err, dm.ErrNotFound) {
-		return nil
+		return State{}, nil
 	}
 	if err != nil || !s.HasTable {
-		return err
+		return State{}, err
 	}
 	if err := g.awake(name, s); err != nil {
-		return err
+		return State{}, err
 	}
-	return g.dm.Message(name, "fail_if_no_path")
+	return s, g.dm.Message(name, "fail_if_no_path")
 }
 
 // awake resumes what is parked, or was left suspended by a killed swap, on the

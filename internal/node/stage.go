@@ -103,9 +103,6 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 		if whole || err != nil {
 			return whole, err
 		}
-		if err := n.stoppedInUse(ctx, *rec); err != nil {
-			return false, err
-		}
 		n.Log.Warn("the stage of a volume is dead, staging it again", "volume", req.VolumeID, "disk", rec.Disk)
 	}
 	if err := n.failIfEnded(*rec); err != nil {
@@ -133,11 +130,24 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 }
 
 // stands says whether the staged device is still that of the record and, for a
-// file system, mounted where it should be.
+// file system, at work and mounted where it should be. It is an error if that has
+// stopped and pods have it.
 func (n *Node) stands(ctx context.Context, rec Record) (bool, error) {
 	path, err := n.path(rec)
-	if err != nil || path == pathGone || rec.Ended != NotEnded {
+	if err != nil || path == pathGone {
 		return false, err
+	}
+	if path == pathLive { // else that cannot be known now
+		stopped, err := n.stopped(ctx, rec)
+		if err != nil {
+			return false, err
+		}
+		if stopped {
+			return false, n.stoppedInUse(rec)
+		}
+	}
+	if rec.Ended != NotEnded {
+		return false, nil
 	}
 	if rec.Stage.FSType == "" {
 		return true, nil
@@ -147,14 +157,7 @@ func (n *Node) stands(ctx context.Context, rec Record) (bool, error) {
 		return false, err
 	}
 	m, ok := filesystem.MountedAt(mounts, rec.Stage.StagingPath)
-	if !ok || m.Major != rec.Major || m.Minor != rec.Minor {
-		return false, nil
-	}
-	if path == pathWaiting {
-		return true, nil // nothing more can be known now
-	}
-	stopped, err := n.stopped(ctx, rec)
-	return !stopped, err
+	return ok && m.Major == rec.Major && m.Minor == rec.Minor, nil
 }
 
 // attach carries a stage from its record to the end.

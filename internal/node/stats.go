@@ -93,22 +93,34 @@ func (n *Node) Stats(ctx context.Context, volumeID, path string) (usage *filesys
 }
 
 func (n *Node) usage(ctx context.Context, path string) *filesystem.Usage {
+	u, known, err := glance(ctx, n, "statfs "+path, func() (filesystem.Usage, error) { return n.Flusher.Stat(path) })
+	if err != nil {
+		n.Log.Warn("no usage of a volume: its file system does not answer", "path", path, "err", err)
+	}
+	if !known {
+		return nil
+	}
+	return &u
+}
+
+// glance looks at a file system, for statTime at most. It is not known what was
+// found if that failed, or if another caller's look was joined: that one has it.
+func glance[T any](ctx context.Context, n *Node, what string, look func() (T, error)) (found T, known bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, statTime)
 	defer cancel()
-	result := make(chan filesystem.Usage, 1)
-	err := n.bounded.Do(ctx, "statfs "+path, func() error {
-		u, err := n.Flusher.Stat(path)
-		result <- u
+	result := make(chan T, 1)
+	err = n.bounded.Do(ctx, what, func() error {
+		found, err := look()
+		result <- found
 		return err
 	})
 	if err != nil {
-		n.Log.Warn("no usage of a volume: its file system does not answer", "path", path, "err", err)
-		return nil
+		return found, false, err
 	}
 	select {
-	case u := <-result:
-		return &u
-	default: // another caller's look was joined, and that caller took the figures
-		return nil
+	case found = <-result:
+		return found, true, nil
+	default:
+		return found, false, nil
 	}
 }

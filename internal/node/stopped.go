@@ -18,23 +18,15 @@ func (n *Node) errors(ctx context.Context, rec Record) (int, error) {
 	if rec.Stage.FSType == "" || rec.Disk == "" {
 		return 0, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, statTime)
-	defer cancel()
-	path, found := rec.Stage.StagingPath, make(chan int, 1)
-	err := n.bounded.Do(ctx, "errors "+path, func() error {
-		count, err := n.Flusher.Errors(rec.Kind(), rec.Disk, path)
-		found <- count
-		return err
-	})
+	path := rec.Stage.StagingPath
+	count, known, err := glance(ctx, n, "errors "+path, func() (int, error) { return n.Flusher.Errors(rec.Kind(), rec.Disk, path) })
 	if errors.Is(err, volume.ErrPending) {
-		return rec.Errors, nil // the path has died since, and says more than this
+		err = nil // the path has died since, and says more than this
 	}
-	select {
-	case count := <-found:
-		return count, err
-	default: // another caller's look was joined, and that caller took the count
-		return rec.Errors, err
+	if !known {
+		count = rec.Errors
 	}
+	return count, err
 }
 
 // stopped says whether the file system of rec has stopped since it was mounted.
@@ -43,18 +35,9 @@ func (n *Node) stopped(ctx context.Context, rec Record) (bool, error) {
 	return count > rec.Errors, err
 }
 
-// stoppedInUse is an error if the file system of rec has stopped and pods still
-// have it mounted: as long as one of them does, every mount shows the same dead
-// file system.
-func (n *Node) stoppedInUse(ctx context.Context, rec Record) error {
-	p, err := n.path(rec)
-	if err != nil || p != pathLive {
-		return err
-	}
-	stopped, err := n.stopped(ctx, rec)
-	if err != nil || !stopped {
-		return err
-	}
+// stoppedInUse is an error if pods still have the file system of rec, which has
+// stopped: as long as one of them does, every mount shows the same dead one.
+func (n *Node) stoppedInUse(rec Record) error {
 	at, err := n.publishedAt(rec)
 	if err != nil || len(at) == 0 {
 		return err

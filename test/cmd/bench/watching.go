@@ -42,7 +42,8 @@ func (b *bench) watching(ctx context.Context) error {
 	}
 	began := time.Now()
 	var seconds []float64
-	for last := from; time.Since(began) < watchTime; {
+	last := from
+	for time.Since(began) < watchTime {
 		time.Sleep(time.Second)
 		now, err := b.processor(ctx)
 		if err != nil {
@@ -52,11 +53,7 @@ func (b *bench) watching(ctx context.Context) error {
 		last = now
 	}
 	b.result.WatchMedian = median(seconds)
-	to, err := b.processor(ctx)
-	if err != nil {
-		return err
-	}
-	b.result.WatchShare = (to - from).Seconds() / time.Since(began).Seconds()
+	b.result.WatchShare = (last - from).Seconds() / time.Since(began).Seconds()
 	if b.result.Watching, err = b.memory(ctx); err != nil {
 		return err
 	}

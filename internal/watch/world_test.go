@@ -281,7 +281,14 @@ func (w *world) Feed(name string, p guard.Path, _ bool, proof guard.Proof) error
 	if right != nil {
 		w.do(func() { w.wrong = append(w.wrong, fmt.Sprintf("%s fed %s: %v", name, p.Disk, right)) })
 	}
-	if err := errors.Join(w.called("feed", name), right); err != nil {
+	return w.change(name, errors.Join(w.called("feed", name), right), func(t *fakeTable) {
+		t.State, t.events = servingOn(nvmesysfs.Namespace{Major: p.Major, Minor: p.Minor, SizeBytes: p.SizeBytes}), t.events+1
+	})
+}
+
+// change changes a table unless the call for it has failed.
+func (w *world) change(name string, err error, change func(*fakeTable)) error {
+	if err != nil {
 		return ofAct(err)
 	}
 	w.mu.Lock()
@@ -290,7 +297,7 @@ func (w *world) Feed(name string, p guard.Path, _ bool, proof guard.Proof) error
 	if t == nil {
 		return dm.ErrNotFound
 	}
-	t.State, t.events = servingOn(nvmesysfs.Namespace{Major: p.Major, Minor: p.Minor, SizeBytes: p.SizeBytes}), t.events+1
+	change(t)
 	return nil
 }
 
@@ -309,19 +316,11 @@ func (w *world) Hold(name, path string) error {
 }
 
 func (w *world) Park(name string) error {
-	if err := w.called("park", name); err != nil {
-		return ofAct(err)
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	t := w.tables[name]
-	if t == nil {
-		return dm.ErrNotFound
-	}
-	if t.Spins() {
-		t.Suspended, t.events = true, t.events+1
-	}
-	return nil
+	return w.change(name, w.called("park", name), func(t *fakeTable) {
+		if t.Spins() {
+			t.Suspended, t.events = true, t.events+1
+		}
+	})
 }
 
 func (w *world) Remove(_ context.Context, name string) error {

@@ -4,6 +4,8 @@ package e2e
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -23,19 +25,22 @@ func TestStoppedFileSystem(t *testing.T) {
 		mib    int64
 	}{{"ext4", 24}, {"xfs", 320}} {
 		b.on("truncate -s %dM /data/stopped%d; losetup /dev/loop%[3]d /data/stopped%[2]d; dmsetup create --noudevsync stopped%[2]d --table \"0 $(blockdev --getsz /dev/loop%[3]d) linear /dev/loop%[3]d 0\"; dmsetup mknodes", c.mib, i+1, i+5)
-		f.namespace(i+1, "/dev/mapper/stopped"+string(rune('1'+i)))
-		v := f.static(c.fsType, c.mib, "nsid", string(rune('1'+i)), "uuid", f.uuid(i+1), "guard", "kernel", "formatIfZero", "true")
+		f.namespace(i+1, fmt.Sprintf("/dev/mapper/stopped%d", i+1))
+		v := f.static(c.fsType, c.mib, "nsid", strconv.Itoa(i+1), "uuid", f.uuid(i+1), "guard", "kernel", "formatIfZero", "true")
 		b.must(b.node.StageVolume(b.ctx, v))
 		b.must(b.node.PublishVolume(b.ctx, v, false))
 		b.sh("echo kept >%s/kept; sync %[1]s/kept", v.Target())
 		vs = append(vs, v)
 	}
+	become := func(i int, target string) {
+		b.on("dmsetup suspend --noudevsync --nolockfs stopped%[1]d; dmsetup reload stopped%[1]d --table \"0 $(blockdev --getsz /dev/loop%[2]d) %[3]s\"; dmsetup resume --noudevsync stopped%[1]d", i+1, i+5, target)
+	}
 	for i, v := range vs {
 		b.wantHealth(v, "")
-		b.on("dmsetup suspend --noudevsync --nolockfs stopped%[1]d; dmsetup reload stopped%[1]d --table \"0 $(blockdev --getsz /dev/loop%[2]d) error\"; dmsetup resume --noudevsync stopped%[1]d", i+1, i+5)
+		become(i, "error")
 		// The log cannot be written, and the next that wants to write notices.
 		b.sh("cd %s; for i in 1 2; do touch lost$i || true; sync -f . || true; done 2>/dev/null", v.Target())
-		b.on("dmsetup suspend --noudevsync --nolockfs stopped%[1]d; dmsetup reload stopped%[1]d --table \"0 $(blockdev --getsz /dev/loop%[2]d) linear /dev/loop%[2]d 0\"; dmsetup resume --noudevsync stopped%[1]d", i+1, i+5)
+		become(i, fmt.Sprintf("linear /dev/loop%d 0", i+5))
 		b.wantHealth(v, "Failed")
 		b.must(b.node.UnpublishVolume(b.ctx, v))
 		took := b.within(20*time.Second, "unstage", func(ctx context.Context) error { return b.node.UnstageVolume(ctx, v) })

@@ -11,6 +11,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/kmod"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/patience"
 	"github.com/holdfast-csi/holdfast/internal/uevent"
 	"github.com/holdfast-csi/holdfast/internal/watch"
 )
@@ -30,8 +31,15 @@ func openGuards(ctx context.Context, log *slog.Logger) (*guard.Guards, error) {
 	return guard.New(c, fs.Dev), nil
 }
 
-// keepAlive starts the watch of what flow has staged.
-func keepAlive(ctx context.Context, flow *node.Node, guards *guard.Guards, grace time.Duration, log *slog.Logger) *watch.Watch {
+type keepOptions struct {
+	flow     *node.Node
+	guards   *guard.Guards
+	patience *patience.Limit
+	grace    time.Duration
+}
+
+// keepAlive starts the watch of what the flow has staged.
+func keepAlive(ctx context.Context, o keepOptions, log *slog.Logger) *watch.Watch {
 	fs := nvmesysfs.Default()
 	log = log.With("component", "watch")
 	hints, err := uevent.Listen(ctx)
@@ -39,7 +47,8 @@ func keepAlive(ctx context.Context, flow *node.Node, guards *guard.Guards, grace
 		log.Warn("no uevents: what comes back is noticed a quarter of a second later", "err", err)
 	}
 	w := watch.New(watch.Options{
-		Keeper: &keeper{Node: flow}, Sysfs: fs, Guards: guards, Own: flow.Own, Hints: hints, Grace: grace, Clocks: clocksOf(flow, log), Dev: fs.Dev, Log: log,
+		Keeper: &keeper{Node: o.flow}, Sysfs: fs, Guards: o.guards, Own: o.flow.Own, Patience: o.patience,
+		Hints: hints, Grace: o.grace, Clocks: clocksOf(o.flow, log), Dev: fs.Dev, Log: log,
 	})
 	go w.Run(ctx)
 	return w

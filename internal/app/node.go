@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/ownership"
+	"github.com/holdfast-csi/holdfast/internal/patience"
 	"github.com/holdfast-csi/holdfast/internal/statefile"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 	"github.com/holdfast-csi/holdfast/internal/watch"
@@ -34,7 +35,7 @@ type nodeOptions struct {
 	endpoint, hosts, name, stateDir, runDir, machineID, connect string
 	control, metrics, registry, bus                             string
 	kubeletDir, kubeletEndpoint                                 string
-	grace                                                       time.Duration
+	grace, adminTimeout                                         time.Duration
 }
 
 const (
@@ -66,11 +67,16 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.connect, "connect", "fabrics", "how to connect: fabrics (write /dev/nvme-fabrics) or nvme-cli (run nvme connect)")
 	addRegistryFlag(cmd, &o.registry)
 	addBusFlag(cmd, &o.bus)
+	addAdminTimeoutFlag(cmd, &o.adminTimeout)
 	return cmd
 }
 
 func addRegistryFlag(cmd *cobra.Command, to *string) {
 	cmd.Flags().StringVar(to, "nvme-registry", ownership.DefaultDir, "directory of the host in which other tools (nvme disconnect-all of nvme-cli 3, nvme-stas) see which connections are ours; empty for none")
+}
+
+func addAdminTimeoutFlag(cmd *cobra.Command, to *time.Duration) {
+	cmd.Flags().DurationVar(to, "admin-timeout", patience.Default, "how long the kernel waits for the answer to an NVMe admin command (nvme_core.admin_timeout, for all NVMe devices of the machine) while a connection of ours is away, made or taken down; whole seconds; 0 leaves it as it is, a minute by default")
 }
 
 // nodeGCPercent keeps the plugin small: it runs on every node and has little to
@@ -103,7 +109,11 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	flow, err := newFlow(flowOptions{o.runDir, o.connect, o.registry, identity.HostNQN}, guards, authorities(clients), log)
+	limit, err := limitPatience(o.adminTimeout, o.runDir, log)
+	if err != nil {
+		return err
+	}
+	flow, err := newFlow(flowOptions{o.runDir, o.connect, o.registry, identity.HostNQN, limit}, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}
@@ -111,7 +121,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	watching := keepAlive(ctx, flow, guards, o.grace, log)
+	watching := keepAlive(ctx, keepOptions{flow, guards, limit, o.grace}, log)
 	op := operator{flow: flow, watch: watching, sysfs: nvmesysfs.Default(), stateDir: o.stateDir}
 	if err := errors.Join(serveControl(ctx, o.control, op, log), serveMetrics(ctx, o.metrics, op, log)); err != nil {
 		return err
@@ -141,7 +151,10 @@ func runNode(ctx context.Context, o nodeOptions) error {
 // changed, which takes milliseconds.
 const lastTables = 2 * time.Second
 
-type flowOptions struct{ runDir, connect, registry, hostNQN string }
+type flowOptions struct {
+	runDir, connect, registry, hostNQN string
+	patience                           *patience.Limit
+}
 
 // newFlow builds the node workflows on the running kernel.
 func newFlow(o flowOptions, guards *guard.Guards, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
@@ -162,7 +175,7 @@ func newFlow(o flowOptions, guards *guard.Guards, ask node.Authorities, log *slo
 	if err != nil {
 		return nil, err
 	}
-	host := initiator.Options{FS: fs, Connector: connector, HostNQN: o.hostNQN}
+	host := initiator.Options{FS: fs, Connector: connector, HostNQN: o.hostNQN, Patience: o.patience}
 	if o.registry != "" {
 		host.Owners = ownership.New(o.registry, fs.Sys, log)
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
 	"github.com/google/uuid"
@@ -28,6 +29,7 @@ type standaloneOptions struct {
 	logOptions
 	endpoint, dir, runDir, pool, address, name, machineID, registry, bus string
 	port                                                                 int
+	adminTimeout                                                         time.Duration
 }
 
 // standaloneCluster is the cluster ID of an installation that has no cluster.
@@ -56,6 +58,7 @@ func newStandaloneCommand() *cobra.Command {
 	f.StringVar(&o.machineID, "machine-id-file", "/etc/machine-id", "file with the ID of this machine")
 	addRegistryFlag(cmd, &o.registry)
 	addBusFlag(cmd, &o.bus)
+	addAdminTimeoutFlag(cmd, &o.adminTimeout)
 	return cmd
 }
 
@@ -86,7 +89,11 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	flow, err := newFlow(flowOptions{o.runDir, "fabrics", o.registry, identity.HostNQN}, guards, authorities(clients), log)
+	limit, err := limitPatience(o.adminTimeout, o.runDir, log)
+	if err != nil {
+		return err
+	}
+	flow, err := newFlow(flowOptions{o.runDir, "fabrics", o.registry, identity.HostNQN, limit}, guards, authorities(clients), log)
 	if err != nil {
 		return err
 	}
@@ -94,7 +101,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	watching := keepAlive(ctx, flow, guards, watch.DefaultGrace, log)
+	watching := keepAlive(ctx, keepOptions{flow, guards, limit, watch.DefaultGrace}, log)
 	down, err := awaitShutdown(ctx, o.bus, flow, log)
 	if err != nil {
 		return err

@@ -17,7 +17,8 @@ import (
 // error. Whatever was not written yet is lost: that it was written is the
 // caller's business.
 //
-// The deletion of a live controller whose path is silent can take a minute.
+// The deletion of a live controller whose path is silent takes the kernel's admin
+// time-out, once or twice.
 // When ctx ends it goes on, the error wraps volume.ErrPending, and the next
 // call joins it.
 func (h *Host) Disconnect(ctx context.Context, nqn string) error {
@@ -99,7 +100,9 @@ func (h *Host) delete(c nvmesysfs.Controller) (ended <-chan struct{}) {
 	done := make(chan struct{})
 	h.deleting[c.Name] = done
 	go func() {
+		relax := h.hurry()
 		err := h.fs.WriteControl(c.Name, nvmesysfs.DeleteController, "1")
+		relax()
 		h.mu.Lock()
 		defer h.mu.Unlock()
 		delete(h.deleting, c.Name)

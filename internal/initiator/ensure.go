@@ -215,6 +215,7 @@ func (h *Host) connectAlone(ctx context.Context, held *hold, t nvme.Target, c nv
 	defer h.connecting.unlock()
 	ctx, cancel := context.WithTimeout(ctx, connectLimit)
 	defer cancel()
+	defer h.hurry()()
 	return h.connector.Connect(ctx, t, c)
 }
 

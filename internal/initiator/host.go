@@ -25,6 +25,16 @@ type Options struct {
 	HostNQN string
 	// Owners is told of the controllers that are ours; may be nil.
 	Owners Owners
+	// Patience shortens the kernel's for as long as it connects or deletes; may be
+	// nil.
+	Patience Patience
+}
+
+// Patience is how long the kernel waits for an answer; *patience.Limit is the
+// real one.
+type Patience interface {
+	// Hold keeps it short until release.
+	Hold() (release func())
 }
 
 // Owners is where other tools of the machine find out whose a controller is;
@@ -45,6 +55,7 @@ type Host struct {
 	probe     func(context.Context, netip.AddrPort) error
 	hostNQN   string
 	owners    Owners
+	patience  Patience
 
 	// sessions serialises what changes a session, by subsystem NQN.
 	sessions sessionLocks
@@ -60,7 +71,7 @@ type Host struct {
 // New returns a Host.
 func New(o Options) *Host {
 	h := &Host{
-		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN, owners: o.Owners,
+		fs: o.FS, connector: o.Connector, probe: o.Probe, hostNQN: o.HostNQN, owners: o.Owners, patience: o.Patience,
 		sessions: sessionLocks{byID: map[string]*sessionLock{}}, connecting: newMutex(),
 		deleting: map[string]chan struct{}{}, refused: map[string]error{},
 	}
@@ -71,6 +82,14 @@ func New(o Options) *Host {
 		h.probe = probeTCP
 	}
 	return h
+}
+
+// hurry keeps the kernel's patience short until release.
+func (h *Host) hurry() (release func()) {
+	if h.patience == nil {
+		return func() {}
+	}
+	return h.patience.Hold()
 }
 
 // Live says whether a controller of the subsystem is live.

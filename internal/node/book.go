@@ -33,11 +33,16 @@ type book struct {
 // bootPrefix begins the names of the directories of the boots.
 const bootPrefix = "boot-"
 
+// BootDir is where what one boot has to remember lies in a run directory: the
+// records, and in directories below it what belongs to others. Those of earlier
+// boots are removed when the node is made.
+func BootDir(runDir, bootID string) string { return filepath.Join(runDir, bootPrefix+bootID) }
+
 func openBook(runDir, bootID string) (*book, error) {
 	if err := forgetBoots(runDir, bootID); err != nil {
 		return nil, err
 	}
-	dir, err := statefile.OpenVolatile[Record](filepath.Join(runDir, bootPrefix+bootID))
+	dir, err := statefile.OpenVolatile[Record](BootDir(runDir, bootID))
 	if err != nil {
 		return nil, err
 	}

@@ -46,7 +46,7 @@ func New(o Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept, err := statefile.OpenVolatile[map[string]Clock](filepath.Join(o.RunDir, bootPrefix+o.BootID, "clocks"))
+	kept, err := statefile.OpenVolatile[map[string]Clock](filepath.Join(BootDir(o.RunDir, o.BootID), "clocks"))
 	if err != nil {
 		return nil, err
 	}

@@ -81,13 +81,3 @@ func (f FS) Inflight(disk string) (int, error) {
 	}
 	return sum, nil
 }
-
-// MultipathEnabled says whether native multipath is on (parameter of the module
-// nvme_core). False if the module is not there, or was built without it.
-func (f FS) MultipathEnabled() (bool, error) {
-	v, err := attr(filepath.Join(f.Sys, "module", "nvme_core", "parameters"), "multipath")
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return v == "Y", err
-}

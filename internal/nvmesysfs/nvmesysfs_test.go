@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -44,8 +45,33 @@ func TestNoNVMe(t *testing.T) {
 	if on, err := f.MultipathEnabled(); err != nil || on {
 		t.Errorf("multipath %t, %v", on, err)
 	}
+	if _, err := f.AdminTimeout(); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
 	if _, err := f.State("nvme0"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestAdminTimeout(t *testing.T) {
+	f := recording(t, "two-paths")
+	dir := filepath.Join(f.Sys, "module", "nvme_core", "parameters")
+	if err := os.WriteFile(filepath.Join(dir, "admin_timeout"), []byte("60\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []time.Duration{0, -time.Second, 1500 * time.Millisecond} {
+		if err := f.SetAdminTimeout(bad); err == nil {
+			t.Errorf("%v was taken", bad)
+		}
+	}
+	if d, err := f.AdminTimeout(); err != nil || d != time.Minute {
+		t.Errorf("got %v, %v", d, err)
+	}
+	if err := f.SetAdminTimeout(7 * time.Second); err != nil {
+		t.Error(err)
+	}
+	if d, err := f.AdminTimeout(); err != nil || d != 7*time.Second {
+		t.Errorf("got %v, %v", d, err)
 	}
 }
 

@@ -203,6 +203,20 @@ func (w *Watch) own(ctx context.Context, controllers []nvmesysfs.Controller, now
 	})
 }
 
+// hurry keeps the kernel's patience short while it connects one of our controllers,
+// or takes one down: what it does by itself it does with the same commands.
+func (w *Watch) hurry(all []facts) {
+	away := slices.ContainsFunc(all, facts.away)
+	switch {
+	case w.Patience == nil:
+	case away && w.relax == nil:
+		w.relax = w.Patience.Hold()
+	case !away && w.relax != nil:
+		w.relax()
+		w.relax = nil
+	}
+}
+
 // strayTime is how long a table that no volume has is left alone: one that is
 // being made is on record already, so this is only caution.
 const strayTime = 10 * time.Second

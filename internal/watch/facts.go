@@ -37,6 +37,11 @@ func (f facts) live() bool {
 	return slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool { return c.State == "live" })
 }
 
+// away says whether a controller of the session is not live.
+func (f facts) away() bool {
+	return slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool { return c.State != "live" })
+}
+
 // candidate returns the device of v: identity right, a controller with a path
 // to it live. Without native multipath there can be more than one disk of it.
 func (f facts) candidate(v Volume) (nvmesysfs.Namespace, error) {

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 )
 
@@ -37,6 +38,8 @@ type Options struct {
 	Guards Guards
 	// Own tells other tools of the machine which controllers are ours. May be nil.
 	Own func()
+	// Patience is kept short while a connection of ours is not live. May be nil.
+	Patience initiator.Patience
 	// Hints wakes the loop at once; it carries nothing. May be nil.
 	Hints <-chan struct{}
 	Grace time.Duration
@@ -55,6 +58,7 @@ type Watch struct {
 	acts     acts
 	clocks   clockwork
 	blind    string // what the last look failed with
+	relax    func() // ends that the kernel's patience is short; nil while it is not
 	calm     bool   // after the last look there was nothing to be done or waited for
 
 	mu      sync.Mutex
@@ -125,6 +129,7 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 		return
 	}
 	w.own(ctx, g.controllers, now)
+	w.hurry(all)
 	w.calm = err == nil
 	for _, f := range all {
 		w.decide(ctx, f)

@@ -467,7 +467,16 @@ func (w *world) watch() (*Watch, *text) {
 		}
 		return a
 	}}))
-	return New(Options{Keeper: w, Sysfs: w, Guards: w, Own: w.own, Hints: w.hints, Clocks: w.kept, Dev: "/dev", Log: log}), said
+	return New(Options{Keeper: w, Sysfs: w, Guards: w, Own: w.own, Patience: kernelTime{w}, Hints: w.hints, Clocks: w.kept, Dev: "/dev", Log: log}), said
+}
+
+// kernelTime is the kernel's time for admin commands.
+type kernelTime struct{ w *world }
+
+// Hold implements initiator.Patience.
+func (k kernelTime) Hold() func() {
+	_ = k.w.called("hurry", "")
+	return func() { _ = k.w.called("relax", "") }
 }
 
 // run is a world with a watch running in it.

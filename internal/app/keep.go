@@ -47,7 +47,7 @@ func keepAlive(ctx context.Context, o keepOptions, log *slog.Logger) *watch.Watc
 		log.Warn("no uevents: what comes back is noticed a quarter of a second later", "err", err)
 	}
 	w := watch.New(watch.Options{
-		Keeper: &keeper{Node: o.flow}, Sysfs: fs, Guards: o.guards, Own: o.flow.Own, Patience: o.patience,
+		Keeper: &keeper{Node: o.flow}, Sysfs: nvmesysfs.NewRoster(fs), Guards: o.guards, Own: o.flow.Own, Patience: o.patience,
 		Hints: hints, Grace: o.grace, Clocks: clocksOf(o.flow, log), Dev: fs.Dev, Log: log,
 	})
 	go w.Run(ctx)

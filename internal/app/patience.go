@@ -10,11 +10,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/patience"
 )
 
-// limitPatience returns nil, which leaves the kernel's time alone, for 0.
 func limitPatience(short time.Duration, runDir string, log *slog.Logger) (*patience.Limit, error) {
-	if short == 0 {
-		return nil, nil
-	}
 	boot, err := node.BootID()
 	if err != nil {
 		return nil, err

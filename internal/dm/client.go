@@ -13,9 +13,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bufferSize holds any request and answer of tables with one target; a list of
-// devices that does not fit is asked for again with more room.
-const bufferSize = 16 << 10
+// bufferSize holds any request and answer of tables with one target: the kernel
+// makes room for all of it and copies it, with each call. A list of devices that
+// does not fit is asked for again with more room.
+const bufferSize = 2 << 10
 
 // interface version: 4.x is what every kernel since 2.6 speaks; the kernel
 // refuses a major number that is not its own, and a minor above it.
@@ -107,7 +108,7 @@ func (c *Client) call(r request, b []byte) (answer, error) {
 }
 
 var opNames = map[uintptr]string{
-	unix.DM_VERSION: "version", unix.DM_LIST_DEVICES: "list", unix.DM_DEV_CREATE: "create", unix.DM_DEV_REMOVE: "remove",
+	unix.DM_VERSION: "version", unix.DM_LIST_DEVICES: "list", unix.DM_DEV_ARM_POLL: "wait for events of", unix.DM_DEV_CREATE: "create", unix.DM_DEV_REMOVE: "remove",
 	unix.DM_DEV_SUSPEND: "suspend or resume", unix.DM_DEV_STATUS: "look at", unix.DM_TABLE_LOAD: "load a table into",
 	unix.DM_TABLE_CLEAR: "drop the new table of", unix.DM_TABLE_STATUS: "read the table of", unix.DM_TARGET_MSG: "send a message to",
 	unix.DM_GET_TARGET_VERSION: "find target",

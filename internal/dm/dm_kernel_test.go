@@ -5,6 +5,7 @@ package dm_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,6 +81,10 @@ func create(t *testing.T, c *dm.Client, name string) dm.Device {
 
 func linear(below string) dm.Table {
 	return dm.Table{Sectors: sectors, Target: "linear", Params: below + " 0"}
+}
+
+func multipath(below string) dm.Table {
+	return dm.Table{Sectors: sectors, Target: "multipath", Params: "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + below + " 1"}
 }
 
 // use loads a table and puts it to use.
@@ -196,6 +201,47 @@ func TestKernelList(t *testing.T) {
 }
 
 // A list that does not fit in the buffer is asked for again.
+// A list that is kept while nothing happens is that of a client that has none to
+// keep, after whatever happens.
+func TestKernelListFollows(t *testing.T) {
+	c, below := open(t), loop(t)
+	const name, other = "dmtest-follows", "dmtest-follows-2"
+	follow := func(step string) {
+		t.Helper()
+		fresh := open(t)
+		for range 2 {
+			if got, want := listed(t, c), listed(t, fresh); !maps.Equal(got, want) {
+				t.Errorf("%s: got %v, want %v", step, got, want)
+			}
+		}
+	}
+	follow("before")
+	create(t, c, name)
+	follow("created")
+	use(t, c, name, multipath(below))
+	follow("in use")
+	for range 3 {
+		if err := c.Message(name, "fail_path "+below); err != nil {
+			t.Fatal(err)
+		}
+		follow("path failed")
+		if err := c.Message(name, "reinstate_path "+below); err != nil {
+			t.Fatal(err)
+		}
+		follow("path reinstated")
+	}
+	create(t, open(t), other)
+	follow("created by another")
+	if err := open(t).Remove(other); err != nil {
+		t.Fatal(err)
+	}
+	follow("removed by another")
+	if err := c.Remove(name); err != nil {
+		t.Fatal(err)
+	}
+	follow("removed")
+}
+
 func TestKernelLongList(t *testing.T) {
 	c := open(t)
 	const n = 150
@@ -217,7 +263,7 @@ func TestKernelEvents(t *testing.T) {
 	c, below := open(t), loop(t)
 	const name = "dmtest-events"
 	create(t, c, name)
-	use(t, c, name, dm.Table{Sectors: sectors, Target: "multipath", Params: "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + below + " 1"})
+	use(t, c, name, multipath(below))
 	before := listed(t, c)[name].Events
 	if err := c.Message(name, "fail_path "+below); err != nil {
 		t.Fatal(err)
@@ -302,7 +348,7 @@ func TestKernelBadTable(t *testing.T) {
 		"no such target":      {Sectors: 8, Target: "dmtest-none"},
 		"no such device":      linear(noDevice),
 		"no parameters":       {Sectors: 8, Target: "linear"},
-		"multipath, no below": {Sectors: sectors, Target: "multipath", Params: "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + noDevice + " 1"},
+		"multipath, no below": multipath(noDevice),
 	} {
 		err := c.Load(name, table)
 		t.Logf("%s: %v", what, err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,36 +16,62 @@ type Entry struct {
 	Events       uint32
 }
 
-// List returns all devices of the machine in one call, and the very same list as
-// before while nothing has changed: it is asked for several times a second, and
-// there may be hundreds of devices. It is not to be changed.
-func (c *Client) List() (list []Entry, err error) {
-	err = c.do(request{op: unix.DM_LIST_DEVICES}, func(a answer) error {
-		list, err = c.listed.parse(a.data)
-		return err
-	})
-	return list, err
+// listAge bounds how long a list is kept on the kernel's word that nothing has
+// happened: a removal that was put off until the last user is gone is no event.
+const listAge = 30 * time.Second
+
+// List returns all devices of the machine, and the very same list as before while
+// nothing has changed: it is asked for several times a second, and there may be
+// hundreds of devices. The kernel is then only asked whether there was an event
+// (DM_DEV_ARM_POLL, interface 4.37, Linux 4.14). It is not to be changed.
+func (c *Client) List() ([]Entry, error) {
+	l := &c.listed
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if time.Since(l.at) < listAge && !c.eventful() {
+		return l.list, nil
+	}
+	l.at = time.Time{}
+	// What happens from here on is an event again, also before the list is made.
+	if err := c.do(request{op: unix.DM_DEV_ARM_POLL}, nil); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	err := c.do(request{op: unix.DM_LIST_DEVICES}, func(a answer) error { return l.parse(a.data) })
+	if err != nil {
+		return nil, err
+	}
+	l.at = began
+	return l.list, nil
 }
 
-// listed is the last list, and what it was read from.
+// eventful says whether there was an event since poll was armed, or whether that
+// cannot be said.
+func (c *Client) eventful() bool {
+	p := []unix.PollFd{{Fd: int32(c.file.Fd()), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
+	n, err := unix.Poll(p, 0)
+	return n != 0 || err != nil
+}
+
+// listed is the last list, what it was read from, and when; at is zero if the last
+// attempt failed.
 type listed struct {
 	mu   sync.Mutex
+	at   time.Time
 	raw  []byte
 	list []Entry
 }
 
-func (l *listed) parse(raw []byte) ([]Entry, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+func (l *listed) parse(raw []byte) error {
 	if len(l.list) > 0 && bytes.Equal(raw, l.raw) {
-		return l.list, nil
+		return nil
 	}
 	list, err := parseList(raw)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	l.raw, l.list = bytes.Clone(raw), list
-	return list, nil
+	return nil
 }
 
 var errList = errors.New("the kernel's list of devices makes no sense")

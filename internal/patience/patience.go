@@ -24,39 +24,45 @@ type Parameter interface {
 	SetAdminTimeout(d time.Duration) error
 }
 
-// Limit is the time of this machine. Nil is one that leaves it as it is.
+// Limit is the time of this machine.
 type Limit struct {
 	kernel  Parameter
 	short   time.Duration
-	records statefile.Dir[time.Duration]
+	records statefile.Dir[change]
 	log     *slog.Logger
 
 	mu     sync.Mutex
-	held   int           // guarded by mu
-	usual  time.Duration // what is put back; 0 if it was never shortened. Guarded by mu
-	failed bool          // the last change did, and it was said; guarded by mu
+	held   int    // guarded by mu
+	last   change // guarded by mu
+	failed bool   // the last change did, and it was said; guarded by mu
 }
 
-// usualKey is what the time that is put back is kept under.
-const usualKey = "admin_timeout"
+// change is the last that was made of this boot: what was there, and what is to be
+// there meanwhile; zero if there was none.
+type change struct {
+	From time.Duration `json:"from"`
+	To   time.Duration `json:"to"`
+}
+
+const changeKey = "admin_timeout"
 
 // New returns a limit that nobody holds: a time that an earlier process has left
 // short is put back. The directory remembers across a process that is killed what
 // to put back; it must be of this boot, as the parameter is. The time is whole
-// seconds, and at least one (volume.ErrInvalid).
+// seconds (volume.ErrInvalid); 0 leaves the kernel's as it is from now on.
 func New(kernel Parameter, short time.Duration, dir string, log *slog.Logger) (*Limit, error) {
-	if short < time.Second || short%time.Second != 0 {
-		return nil, fmt.Errorf("admin-timeout: value %s: want whole seconds, at least one: %w", short, volume.ErrInvalid)
+	if short < 0 || short%time.Second != 0 {
+		return nil, fmt.Errorf("admin-timeout: value %s: want whole seconds, or 0 to leave the kernel's: %w", short, volume.ErrInvalid)
 	}
-	records, err := statefile.OpenVolatile[time.Duration](dir)
+	records, err := statefile.OpenVolatile[change](dir)
 	if err != nil {
 		return nil, err
 	}
-	usual, err := records.Get(usualKey)
+	last, err := records.Get(changeKey)
 	if err != nil && !errors.Is(err, volume.ErrNotFound) {
 		return nil, err
 	}
-	l := &Limit{kernel: kernel, short: short, records: records, usual: usual, log: log}
+	l := &Limit{kernel: kernel, short: short, records: records, last: last, log: log}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.say(l.lengthen())
@@ -66,9 +72,6 @@ func New(kernel Parameter, short time.Duration, dir string, log *slog.Logger) (*
 // Hold keeps the time short until release is called, which may be called more
 // than once. What fails is logged: nothing depends on it but how long it takes.
 func (l *Limit) Hold() (release func()) {
-	if l == nil {
-		return func() {}
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.held++; l.held == 1 {
@@ -87,12 +90,12 @@ func (l *Limit) Hold() (release func()) {
 // is to be put back is on record before it goes.
 func (l *Limit) shorten() error {
 	now, err := l.kernel.AdminTimeout()
-	if err != nil || now <= l.short {
+	if err != nil || now <= l.short || l.short == 0 {
 		return err
 	}
-	if now != l.usual {
-		l.usual = now
-		if err := l.records.Put(usualKey, now); err != nil {
+	if next := (change{From: now, To: l.short}); next != l.last {
+		l.last = next
+		if err := l.records.Put(changeKey, next); err != nil {
 			l.log.Warn("should this process be killed, the kernel's admin time-out may stay short", "err", err)
 		}
 	}
@@ -102,10 +105,10 @@ func (l *Limit) shorten() error {
 // lengthen puts the time back, unless somebody has set another one meanwhile.
 func (l *Limit) lengthen() error {
 	now, err := l.kernel.AdminTimeout()
-	if err != nil || now != l.short || l.usual <= l.short {
+	if err != nil || l.last == (change{}) || now != l.last.To {
 		return err
 	}
-	return l.kernel.SetAdminTimeout(l.usual)
+	return l.kernel.SetAdminTimeout(l.last.From)
 }
 
 // say logs the first failure of a row.

@@ -1,6 +1,7 @@
 package patience_test
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"path/filepath"
@@ -142,15 +143,28 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestNil(t *testing.T) {
+// Another time, or none, for the process after one that was killed.
+func TestFlagChanged(t *testing.T) {
 	t.Parallel()
-	var l *patience.Limit
-	l.Hold()()
+	for _, short := range []time.Duration{0, 20 * time.Second} {
+		r := newRig(t, time.Minute)
+		r.start().Hold()
+		r.want(patience.Default)
+		l, err := patience.New(r.parameter, short, r.dir, slog.Default())
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.want(time.Minute)
+		release := l.Hold()
+		r.want(cmp.Or(short, time.Minute))
+		release()
+		r.want(time.Minute)
+	}
 }
 
 func TestBadTime(t *testing.T) {
 	t.Parallel()
-	for _, d := range []time.Duration{-time.Second, 0, 999 * time.Millisecond, 1500 * time.Millisecond} {
+	for _, d := range []time.Duration{-time.Second, 999 * time.Millisecond, 1500 * time.Millisecond} {
 		_, err := patience.New(&parameter{}, d, t.TempDir(), slog.Default())
 		if !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "admin-timeout") {
 			t.Errorf("%v: %v", d, err)

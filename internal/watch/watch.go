@@ -15,7 +15,8 @@ const (
 	// Every is how often the states are looked at.
 	Every = 250 * time.Millisecond
 	// audit is how often everything is looked at, whether it seems changed or not.
-	audit = 30 * time.Second
+	// Whatever changes is an event of one kind or another, which can be lost.
+	audit = 2 * time.Minute
 	// DefaultGrace is how long a volume's I/O goes on waiting after the storage
 	// host has said that this node's right to it has ended.
 	DefaultGrace = 30 * time.Second

@@ -14,7 +14,7 @@ import (
 // meanwhile.
 const (
 	watched   = 200
-	watchTime = 30 * time.Second
+	watchTime = 2 * time.Minute // one look at everything falls into it
 )
 
 // watching measures what the watch costs while nothing happens.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -84,12 +85,18 @@ func addAdminTimeoutFlag(cmd *cobra.Command, to *time.Duration) {
 // default lets 4 MiB of garbage gather first.
 const nodeGCPercent = 25
 
+// nodeProcessors is how many of the node's processors run this program at a time:
+// it mostly waits, and for each processor more the runtime keeps memory, and wakes
+// a thread whenever something is to be done. What blocks in the kernel counts not.
+const nodeProcessors = 1
+
 func runNode(ctx context.Context, o nodeOptions) error {
 	log := o.logger("node")
 	if o.grace <= 0 {
 		return fmt.Errorf("withdrawn-grace: value %s: want more than 0: %w", o.grace, volume.ErrInvalid)
 	}
 	debug.SetGCPercent(nodeGCPercent)
+	runtime.GOMAXPROCS(nodeProcessors)
 	cluster, err := config.Load(o.hosts)
 	if err != nil {
 		return err

@@ -45,8 +45,9 @@ func (f facts) away() bool {
 // candidate returns the device of v: identity right, a controller with a path
 // to it live. Without native multipath there can be more than one disk of it.
 func (f facts) candidate(v Volume) (nvmesysfs.Namespace, error) {
+	at := f.standing(v.Identity)
 	var reachable []nvmesysfs.Namespace
-	for _, ns := range f.namespaces {
+	for _, ns := range at {
 		if slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool {
 			return c.State == "live" && slices.Contains(ns.Controllers, c.Name)
 		}) {
@@ -57,10 +58,24 @@ func (f facts) candidate(v Volume) (nvmesysfs.Namespace, error) {
 	if err == nil {
 		return ns, nil
 	}
-	if _, there := initiator.Match(nvmesysfs.Snapshot{Namespaces: f.namespaces}, v.Identity); there == nil {
+	if _, there := initiator.Match(nvmesysfs.Snapshot{Namespaces: at}, v.Identity); there == nil {
 		return nvmesysfs.Namespace{}, errNoPath
 	}
 	return ns, err
+}
+
+// standing are the namespaces that may stand where id should be: those of its
+// NSID. With hundreds of volumes a close look at each would be one at all others.
+func (f facts) standing(id initiator.Identity) (out []nvmesysfs.Namespace) {
+	if id.NSID == 0 {
+		return f.namespaces
+	}
+	for i := range f.namespaces {
+		if f.namespaces[i].NSID == id.NSID {
+			out = append(out, f.namespaces[i])
+		}
+	}
+	return out
 }
 
 // missing says whether a portal of the session has no controller.

@@ -26,6 +26,7 @@ var interfaceVersion = [3]uint32{4, 0, 0}
 // concurrently: a suspend that waits holds up nobody else.
 type Client struct {
 	file    *os.File
+	fd      uintptr // of file
 	buffers sync.Pool
 	listed  listed
 }
@@ -37,7 +38,7 @@ func Open(dev string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("device mapper: %w", err)
 	}
-	return &Client{file: f, buffers: sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}}, nil
+	return &Client{file: f, fd: f.Fd(), buffers: sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}}, nil
 }
 
 // Close ends the client.
@@ -95,8 +96,7 @@ func (c *Client) call(r request, b []byte) (answer, error) {
 	copy(h.Name[:], r.name)
 	copy(h.Uuid[:], r.uuid)
 	copy(b[headerSize:], r.payload)
-	fd := c.file.Fd()
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, fd, r.op, uintptr(unsafe.Pointer(h)))
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, c.fd, r.op, uintptr(unsafe.Pointer(h)))
 	runtime.KeepAlive(c.file)
 	if errno != 0 {
 		return answer{}, errno

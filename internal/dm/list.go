@@ -3,6 +3,7 @@ package dm
 import (
 	"bytes"
 	"errors"
+	"runtime"
 	"sync"
 	"time"
 
@@ -48,8 +49,9 @@ func (c *Client) List() ([]Entry, error) {
 // eventful says whether there was an event since poll was armed, or whether that
 // cannot be said.
 func (c *Client) eventful() bool {
-	p := []unix.PollFd{{Fd: int32(c.file.Fd()), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
+	p := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}} //nolint:gosec // a file descriptor
 	n, err := unix.Poll(p, 0)
+	runtime.KeepAlive(c.file)
 	return n != 0 || err != nil
 }
 

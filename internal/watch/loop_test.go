@@ -25,7 +25,7 @@ func TestOutageAndReturn(t *testing.T) {
 		r.do(func() { r.setState(0, "connecting") })
 		lost := time.Now()
 		r.pass(3 * time.Second)
-		if got := r.expect(0, Waiting); got.WaitSince.Sub(lost) > Every {
+		if got := r.expect(0, Waiting); got.WaitSince.Sub(lost) > calmEvery {
 			r.Errorf("noticed after %v", got.WaitSince.Sub(lost))
 		}
 		r.expectCalls("feed", 0)
@@ -150,7 +150,7 @@ func TestCheapLook(t *testing.T) {
 		check("at first", n, n)
 		r.pass(audit - Every)
 		check("before the audit", n, n)
-		if polls := r.count("controllers"); polls < int(audit/Every)-1 {
+		if polls := r.count("controllers"); polls < int(audit/calmEvery)-1 {
 			t.Errorf("only %d polls", polls)
 		}
 		r.pass(2 * Every)

@@ -12,8 +12,12 @@ import (
 )
 
 const (
-	// Every is how often the states are looked at.
+	// Every is how often the states are looked at while something is not well.
 	Every = 250 * time.Millisecond
+	// calmEvery is how often while all is. What comes then and is announced by
+	// nobody is that a connection has just been lost, and after that the kernel
+	// takes a second at least before it tries to connect.
+	calmEvery = 2 * Every
 	// audit is how often everything is looked at, whether it seems changed or not.
 	// Whatever changes is an event of one kind or another, which can be lost.
 	audit = 2 * time.Minute
@@ -81,12 +85,13 @@ func New(o Options) *Watch {
 // Run loops until ctx ends. Ending changes nothing: the kernel goes on alone,
 // and what has begun is not waited for.
 func (w *Watch) Run(ctx context.Context) {
-	tick := time.NewTicker(Every)
-	defer tick.Stop()
+	next := time.NewTimer(0)
+	defer next.Stop()
 	for {
 		w.once(ctx, time.Now())
+		next.Reset(w.pause())
 		select {
-		case <-tick.C:
+		case <-next.C:
 		case <-w.Hints:
 			w.seen.stale = true
 		case <-w.Keeper.Changed():
@@ -98,6 +103,13 @@ func (w *Watch) Run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (w *Watch) pause() time.Duration {
+	if w.calm {
+		return calmEvery
+	}
+	return Every
 }
 
 // drain takes what else has ended meanwhile: one look serves all of it.

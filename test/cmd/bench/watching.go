@@ -65,24 +65,22 @@ func (b *bench) watching(ctx context.Context) error {
 	return b.remove(ctx, vs)
 }
 
-// processor is how long the plugin has computed so far (proc(5): fields 14 and
-// 15 of stat, in clock ticks of 10 ms).
+// processor is how long the plugin has computed so far, all its threads together:
+// the first number of schedstat, in nanoseconds (Documentation/scheduler/
+// sched-stats.rst). The clock ticks of stat are samples, and a program that is
+// woken by a timer runs just when they are taken.
 func (b *bench) processor(ctx context.Context) (time.Duration, error) {
-	text, err := b.c.Nodes[0].Get(ctx, fmt.Sprintf("/proc/%d/stat", b.c.Nodes[0].PluginPID()))
+	text, err := b.c.Nodes[0].Shell(ctx, fmt.Sprintf("cat /proc/%d/task/*/schedstat", b.c.Nodes[0].PluginPID()))
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(text), ") ")
-	fields := strings.Fields(rest)
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("stat of the plugin: %q", text)
+	var sum time.Duration
+	for line := range strings.Lines(text) {
+		var ns int64
+		if _, err := fmt.Sscan(line, &ns); err != nil {
+			return 0, fmt.Errorf("schedstat of the plugin: %q: %w", line, err)
+		}
+		sum += time.Duration(ns)
 	}
-	var user, system int64
-	if _, err := fmt.Sscan(fields[11], &user); err != nil {
-		return 0, err
-	}
-	if _, err := fmt.Sscan(fields[12], &system); err != nil {
-		return 0, err
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond, nil
+	return sum, nil
 }

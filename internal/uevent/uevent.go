@@ -18,41 +18,66 @@ import (
 // the second.
 const kernelGroup = 1
 
-// Listen returns a channel that delivers after something has happened, until ctx
-// ends. It works in the initial network namespace only.
-func Listen(ctx context.Context) (<-chan struct{}, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
-	if err != nil {
-		return nil, fmt.Errorf("uevents: %w", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup}); err != nil {
-		return nil, errors.Join(fmt.Errorf("uevents: %w", err), unix.Close(fd))
-	}
-	f := os.NewFile(uintptr(fd), "uevents") // non-blocking, so closing it ends a read
-	hints := make(chan struct{}, 1)
-	go read(f, hints)
-	context.AfterFunc(ctx, func() { _ = f.Close() })
-	return hints, nil
+// Hints deliver after something has happened; each holds one.
+type Hints struct {
+	Any <-chan struct{}
+	// Resized is for a disk of another size: beside Any, because a look for what
+	// has come or gone need not read all sizes.
+	Resized <-chan struct{}
 }
 
-func read(f *os.File, hints chan<- struct{}) {
+// sinks are the other ends.
+type sinks struct{ any, resized chan struct{} }
+
+func newSinks() sinks { return sinks{make(chan struct{}, 1), make(chan struct{}, 1)} }
+
+// Listen returns hints until ctx ends. It works in the initial network namespace
+// only.
+func Listen(ctx context.Context) (Hints, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
+	if err != nil {
+		return Hints{}, fmt.Errorf("uevents: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: kernelGroup}); err != nil {
+		return Hints{}, errors.Join(fmt.Errorf("uevents: %w", err), unix.Close(fd))
+	}
+	f := os.NewFile(uintptr(fd), "uevents") // non-blocking, so closing it ends a read
+	to := newSinks()
+	go read(f, to)
+	context.AfterFunc(ctx, func() { _ = f.Close() })
+	return Hints{to.any, to.resized}, nil
+}
+
+func read(f *os.File, to sinks) {
 	buffer := make([]byte, 8<<10) // an event has at most 2 KiB of variables (UEVENT_BUFFER_SIZE)
 	for {
 		n, err := f.Read(buffer)
-		if errors.Is(err, unix.ENOBUFS) {
-			n = 0 // some were lost: look
-		} else if err != nil {
+		switch {
+		case errors.Is(err, unix.ENOBUFS): // some were lost: look
+			hint(to.any)
+			hint(to.resized)
+		case err != nil:
 			return
-		}
-		if err == nil && !matters(buffer[:n]) {
-			continue
-		}
-		select {
-		case hints <- struct{}{}:
-		default:
+		case matters(buffer[:n]):
+			hint(to.any)
+			if resizes(buffer[:n]) {
+				hint(to.resized)
+			}
 		}
 	}
 }
+
+// hint leaves one there, and never waits.
+func hint(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// resizes says whether an event is about a disk's new size
+// (set_capacity_and_notify of block/genhd.c).
+func resizes(event []byte) bool { return bytes.Contains(event, []byte("\x00RESIZE=1\x00")) }
 
 // matters says whether an event is about what is watched: "ACTION@PATH" and
 // variables, each ended by a zero.

@@ -109,9 +109,10 @@ func mustHint(t *testing.T, hints <-chan struct{}) {
 func TestRead(t *testing.T) {
 	t.Parallel()
 	send, receive := packets(t)
-	hints, done := make(chan struct{}, 1), make(chan struct{})
+	to, done := newSinks(), make(chan struct{})
+	hints := to.any
 	go func() {
-		read(receive, hints)
+		read(receive, to)
 		close(done)
 	}()
 	write := func(b []byte) {
@@ -146,6 +147,27 @@ func TestRead(t *testing.T) {
 	_ = receive.Close()
 }
 
+// A new size is told apart from what comes and goes.
+func TestResized(t *testing.T) {
+	t.Parallel()
+	resized := event("change@/devices/virtual/nvme-subsystem/nvme-subsys1/nvme1n2", "ACTION=change", "SUBSYSTEM=block", "RESIZE=1", "DEVNAME=nvme1n2")
+	for _, c := range []struct {
+		event []byte
+		want  int
+	}{{connected, 0}, {resized, 1}, {bytes.Replace(resized, []byte("nvme"), []byte("sd"), -1), 0}} {
+		send, receive := packets(t)
+		if err := errors.Join(unix.Sendto(send, c.event, 0, nil), unix.Shutdown(send, unix.SHUT_WR)); err != nil {
+			t.Fatal(err)
+		}
+		to := newSinks()
+		read(receive, to)
+		if len(to.resized) != c.want {
+			t.Errorf("%q: %d hints, want %d", c.event, len(to.resized), c.want)
+		}
+		_ = receive.Close()
+	}
+}
+
 // What does not matter gives no hint.
 func TestReadOthers(t *testing.T) {
 	t.Parallel()
@@ -158,12 +180,10 @@ func TestReadOthers(t *testing.T) {
 	if err := unix.Shutdown(send, unix.SHUT_WR); err != nil {
 		t.Fatal(err)
 	}
-	hints := make(chan struct{}, 1)
-	read(receive, hints) // until the end
-	select {
-	case <-hints:
+	to := newSinks()
+	read(receive, to) // until the end
+	if len(to.any)+len(to.resized) > 0 {
 		t.Error("a hint")
-	default:
 	}
 	_ = receive.Close()
 }
@@ -237,7 +257,7 @@ func listenApart(ctx context.Context) error {
 		return err
 	}
 	select {
-	case <-hints:
+	case <-hints.Any:
 		return nil
 	case <-time.After(patience):
 		return errSilent

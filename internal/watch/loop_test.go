@@ -135,6 +135,36 @@ func TestRefused(t *testing.T) {
 	})
 }
 
+// TestOutageOfOne: what the outage of one session costs does not depend on how many
+// other volumes there are.
+func TestOutageOfOne(t *testing.T) {
+	t.Parallel()
+	costs := map[int]map[string]int{}
+	for _, n := range []int{1, 100} {
+		inBubble(t, n, func(r run) {
+			r.do(func() { r.steady = true })
+			r.pass(time.Second)
+			kinds := []string{"state", "session", "hold", "park", "feed", "restore", "rescan", "write"}
+			before := map[string]int{}
+			for _, k := range kinds {
+				before[k] = r.count(k)
+			}
+			r.do(func() { r.network = false; r.giveUp(0) })
+			r.pass(20 * time.Second)
+			r.do(func() { r.network = true })
+			r.pass(20 * time.Second)
+			r.expect(0, Serving)
+			costs[n] = map[string]int{}
+			for _, k := range kinds {
+				costs[n][k] = r.count(k) - before[k]
+			}
+		})
+	}
+	if diff := cmp.Diff(costs[1], costs[100]); diff != "" || costs[1]["restore"] == 0 || costs[1]["feed"] != 1 {
+		t.Errorf("alone %v, among a hundred %v", costs[1], costs[100])
+	}
+}
+
 // TestCheapLook: volumes that are well cost nothing but the list of controllers
 // and that of tables, until the audit or until something is said to have changed.
 func TestCheapLook(t *testing.T) {
@@ -166,6 +196,9 @@ func TestCheapLook(t *testing.T) {
 		check("after an event of one table", 2*n+1, 4*n)
 		r.pass(10 * time.Second)
 		check("and again nothing", 2*n+1, 4*n)
+		r.resized <- struct{}{}
+		synctest.Wait()
+		check("after a disk has another size", 3*n+1, 5*n)
 		r.expectCalls("write", 0)
 	})
 }

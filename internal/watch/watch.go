@@ -47,7 +47,9 @@ type Options struct {
 	Patience initiator.Patience
 	// Hints wakes the loop at once; it carries nothing. May be nil.
 	Hints <-chan struct{}
-	Grace time.Duration
+	// Resized does the same when the size of a disk has changed. May be nil.
+	Resized <-chan struct{}
+	Grace   time.Duration
 	// Clocks are those that an earlier process of this boot has kept.
 	Clocks map[string]Clock
 	Dev    string // "/dev"
@@ -94,6 +96,8 @@ func (w *Watch) Run(ctx context.Context) {
 		case <-next.C:
 		case <-w.Hints:
 			w.seen.stale = true
+		case <-w.Resized:
+			w.seen.auditAt = time.Time{}
 		case <-w.Keeper.Changed():
 			w.seen.stale = true
 		case result := <-w.acts.done:

@@ -29,7 +29,7 @@ var errFake = errors.New("made to fail by the test")
 // world is all that the watch sees and does, in memory: sysfs, the tables, the
 // node's workflows and the storage host. Each volume has a session of its own.
 type world struct {
-	hints, changed chan struct{}
+	hints, changed, resized chan struct{}
 
 	mu          sync.Mutex
 	volumes     []Volume
@@ -467,7 +467,7 @@ func (w *world) watch() (*Watch, *text) {
 		}
 		return a
 	}}))
-	return New(Options{Keeper: w, Sysfs: w, Guards: w, Own: w.own, Patience: kernelTime{w}, Hints: w.hints, Clocks: w.kept, Dev: "/dev", Log: log}), said
+	return New(Options{Keeper: w, Sysfs: w, Guards: w, Own: w.own, Patience: kernelTime{w}, Hints: w.hints, Resized: w.resized, Clocks: w.kept, Dev: "/dev", Log: log}), said
 }
 
 // kernelTime is the kernel's time for admin commands.
@@ -498,7 +498,7 @@ func inBubbleOf(t *testing.T, w *world, test func(r run)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		// Channels belong to the bubble that made them.
-		w.hints, w.changed = make(chan struct{}, 1), make(chan struct{}, 1)
+		w.hints, w.changed, w.resized = make(chan struct{}, 1), make(chan struct{}, 1), make(chan struct{}, 1)
 		r := run{T: t, world: w}
 		r.watch, r.said = w.watch()
 		stop := r.start()

@@ -109,10 +109,11 @@ func TestFiftySessions(t *testing.T) {
 // allServe asks each volume for a block, read past the cache.
 func (b *bench) allServe(ctx context.Context, vs []*cluster.Volume) error {
 	var script strings.Builder
+	script.WriteString("rm -f /run/unserved\n")
 	for _, v := range vs {
-		fmt.Fprintf(&script, "dd if=%s of=/dev/null bs=4096 count=1 iflag=direct status=none &\n", v.Target())
+		fmt.Fprintf(&script, "dd if=%[1]s of=/dev/null bs=4096 count=1 iflag=direct status=none || echo %[1]s >>/run/unserved &\n", v.Target())
 	}
-	_, err := b.node.Shell(ctx, script.String()+"wait")
+	_, err := b.node.Shell(ctx, script.String()+"wait; ! cat /run/unserved >&2 2>/dev/null")
 	return err
 }
 

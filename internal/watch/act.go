@@ -57,15 +57,15 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 		case connect:
 			w.connect(ctx, f, s)
 		case retire:
-			w.acts.start(ctx, "retire "+nqn, func() error { return w.retire(ctx, nqn) }, w.complain("retire", nqn))
+			w.acts.start(ctx, "retire "+nqn, func() error { return w.retire(ctx, nqn) }, w.complain("retire", nqn, nqn))
 		case rescan:
-			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn))
+			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn, nqn))
 		case feed:
 			w.feed(ctx, o)
 		case hold:
-			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Hold(o.volume.Table, o.below) }, w.complain("hold", o.volume.ID))
+			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Hold(o.volume.Table, o.below) }, w.complain("hold", o.volume.ID, nqn))
 		case park:
-			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Park(o.volume.Table) }, w.complain("park", o.volume.ID))
+			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Park(o.volume.Table) }, w.complain("park", o.volume.ID, nqn))
 		case ask:
 			asked = append(asked, o.volume)
 		case end:
@@ -89,10 +89,21 @@ func (w *Watch) set(s setting) {
 	}
 }
 
-// complain is for acts that are tried again anyway.
-func (w *Watch) complain(act, what string) func(error) {
+// again has the next look come at once, and be a close one at this session: what
+// was done to it costs no look at others.
+func (w *Watch) again(nqn string) {
+	w.seen.due = true
+	if w.sessions[nqn] != nil {
+		last := w.seen.sessions[nqn]
+		last.stale = true
+		w.seen.sessions[nqn] = last
+	}
+}
+
+// complain is for acts that are tried again anyway, on what belongs to a session.
+func (w *Watch) complain(act, what, nqn string) func(error) {
 	return func(err error) {
-		w.seen.stale = true
+		w.again(nqn)
 		if err != nil {
 			w.Log.Debug("the watch will try again", "act", act, "of", what, "err", err)
 		}
@@ -101,7 +112,7 @@ func (w *Watch) complain(act, what string) func(error) {
 
 // end looks at the table again afterwards: that it queues no more is no event.
 func (w *Watch) end(ctx context.Context, o order) {
-	done := w.complain("end", o.volume.ID)
+	done := w.complain("end", o.volume.ID, o.volume.Session.NQN)
 	w.acts.start(ctx, "end "+o.volume.ID, func() error { return w.Keeper.End(ctx, o.volume, o.why) }, func(err error) {
 		delete(w.seen.tables, o.volume.Table)
 		if m := w.volumes[o.volume.ID]; m != nil {
@@ -127,7 +138,8 @@ func (w *Watch) connect(ctx context.Context, f facts, s *sessionMemory) {
 			return
 		}
 		w.Log.Info("a session was connected again", "nqn", nqn)
-		s.failures, w.seen.stale = 0, true
+		s.failures = 0
+		w.again(nqn)
 		s.connects++
 	})
 }
@@ -136,7 +148,7 @@ func (w *Watch) feed(ctx context.Context, o order) {
 	w.acts.start(ctx, tableKey(o.volume.Table), func() error {
 		return w.Guards.Feed(o.volume.Table, o.path, o.ro, w.Keeper.Proof(o.volume.ID, o.path))
 	}, func(err error) {
-		w.seen.stale = true
+		w.again(o.volume.Session.NQN)
 		if err == nil {
 			if m := w.volumes[o.volume.ID]; m != nil {
 				m.swaps++
@@ -230,7 +242,7 @@ func (w *Watch) removeStrays(ctx context.Context, now time.Time) {
 			continue
 		}
 		w.seen.strays[name] = now
-		done := w.complain("remove stray", name)
+		done := w.complain("remove stray", name, "")
 		w.acts.start(ctx, tableKey(name), func() error { return w.removeStray(ctx, name) }, func(err error) {
 			if errors.Is(err, errOrphan) && !w.seen.orphans[name] {
 				w.seen.orphans[name] = true

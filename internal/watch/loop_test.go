@@ -160,6 +160,13 @@ func TestOutageOfOne(t *testing.T) {
 			}
 		})
 	}
+	// The looks at the table that is away go with the moments at which acts end.
+	spread := costs[1]["state"] - costs[100]["state"]
+	if spread < -5 || spread > 5 {
+		t.Errorf("%d looks at the table alone, %d among a hundred", costs[1]["state"], costs[100]["state"])
+	}
+	delete(costs[1], "state")
+	delete(costs[100], "state")
 	if diff := cmp.Diff(costs[1], costs[100]); diff != "" || costs[1]["restore"] == 0 || costs[1]["feed"] != 1 {
 		t.Errorf("alone %v, among a hundred %v", costs[1], costs[100])
 	}

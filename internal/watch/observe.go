@@ -16,6 +16,7 @@ import (
 // seen is what the last look found: what is the same needs no full look.
 type seen struct {
 	stale    bool // something may have changed that the cheap look does not show
+	due      bool // the next look is needed in any case
 	auditAt  time.Time
 	last     glance
 	sessions map[string]seenSession
@@ -94,9 +95,7 @@ func (w *Watch) observe(g glance, err error, now time.Time) ([]facts, error) {
 		tables := w.observeTables(&f, events, how)
 		namespaces := w.observeNamespaces(&f, how)
 		if tables != nil || namespaces != nil {
-			last := w.seen.sessions[f.session.NQN]
-			last.stale = true
-			w.seen.sessions[f.session.NQN] = last
+			w.again(f.session.NQN)
 			blind = append(blind, tables, namespaces)
 		}
 		if namespaces == nil {

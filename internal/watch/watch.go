@@ -132,10 +132,11 @@ func (w *Watch) drain() {
 func (w *Watch) once(ctx context.Context, now time.Time) {
 	volumes := w.Keeper.Volumes()
 	w.inherit(volumes, now)
-	due := w.seen.stale || now.Sub(w.seen.auditAt) >= audit
+	due := w.seen.stale || w.seen.due || now.Sub(w.seen.auditAt) >= audit
 	if !due && len(volumes)+len(w.volumes)+len(w.seen.strays) == 0 {
 		return
 	}
+	w.seen.due = false
 	g, err := w.glance(volumes)
 	if !due && err == nil && w.calm && g.same(w.seen.last) {
 		return // nothing has happened, and nothing is under way

@@ -49,8 +49,14 @@ func (c *Cluster) join(ctx context.Context, n *Node) error {
 	return n.StartPlugin(ctx)
 }
 
-// StartPlugin starts the node plugin and waits until it answers.
+// StartPlugin starts the node plugin and waits until it answers. One that runs has
+// to be ended before.
 func (n *Node) StartPlugin(ctx context.Context) (err error) {
+	if n.plugin != nil {
+		if running, err := n.plugin.Running(ctx); err == nil && running { // with an error it went with its machine
+			return fmt.Errorf("%s: its node plugin runs already", n.Name())
+		}
+	}
 	args := []string{binPath, "node", "--node-name", n.Name(), "--state-dir", stateDir, "--hosts", hostsFile,
 		"--connect", n.cluster.connect, "--csi-endpoint", "unix:///csi/csi.sock", "--metrics-address", "127.0.0.1:9808"}
 	n.plugin, err = n.Start(ctx, "node", append(args, n.cluster.nodeFlags...)...)

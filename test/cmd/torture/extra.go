@@ -79,9 +79,6 @@ func untilDone(call func() error) error {
 // stageAgain is what the kubelet does once the plugin is back, and then the pod
 // goes.
 func stageAgain(ctx context.Context, t *campaign) error {
-	if err := startPlugin(ctx, t); err != nil {
-		return err
-	}
 	v := t.extra
 	for _, step := range []func() error{
 		func() error { return untilDone(func() error { return t.node().StageVolume(ctx, v) }) },

@@ -22,7 +22,7 @@ type campaign struct {
 	began    time.Time
 	subjects []*subject
 	report   report.Report
-	resumes  map[string][]time.Duration // by kind; overlapping ones under "overlap"
+	resumes  map[string]*resumes // by kind; overlapping ones under "overlap"
 	injected int
 	drawn    int      // portal of this round
 	victim   *subject // of this round, where a fault hits one volume alone
@@ -36,7 +36,7 @@ type campaign struct {
 }
 
 func newCampaign(c *cluster.Cluster, o options, kinds []fault) *campaign {
-	return &campaign{options: o, c: c, kinds: kinds, random: rand.New(rand.NewPCG(o.seed, 1)), began: time.Now(), resumes: map[string][]time.Duration{}}
+	return &campaign{options: o, c: c, kinds: kinds, random: rand.New(rand.NewPCG(o.seed, 1)), began: time.Now(), resumes: map[string]*resumes{}}
 }
 
 func (t *campaign) node() *cluster.Node       { return t.c.Nodes[0] }
@@ -153,8 +153,8 @@ func (t *campaign) round(ctx context.Context, faults []fault) error {
 		kinds = append(kinds, f.kind)
 	}
 	kind := strings.Join(kinds, "+")
-	injected := time.Now()
-	if err := t.happen(ctx, faults); err != nil {
+	injected, plans := time.Now(), t.plan(faults)
+	if err := t.happen(ctx, plans); err != nil {
 		return fmt.Errorf("%s: %w", kind, err)
 	}
 	healed := time.Now()
@@ -169,23 +169,30 @@ func (t *campaign) round(ctx context.Context, faults []fault) error {
 			}
 		}
 	}
-	t.note(ctx, kind, faults, injected, healed)
+	t.note(ctx, kind, plans, injected, healed)
 	time.Sleep(time.Duration(200+t.random.IntN(600)) * time.Millisecond)
 	return t.unhurt(nil)
 }
 
 // note reports a round that every volume survived as it had to.
-func (t *campaign) note(ctx context.Context, kind string, faults []fault, injected, healed time.Time) {
+func (t *campaign) note(ctx context.Context, kind string, plans []plan, injected, healed time.Time) {
+	var faults []fault
+	var bound time.Duration
+	for _, p := range plans {
+		faults, bound = append(faults, p.fault), max(bound, p.bound())
+	}
 	o, last := t.measure(kind, faults, injected, healed)
 	t.report.Outages = append(t.report.Outages, o)
 	name := kind
 	if len(faults) > 1 {
 		name = "overlap"
 	}
-	t.resumes[name] = append(t.resumes[name], time.Duration(o.ResumedAfterHealS*float64(time.Second)))
+	if t.resumes[name] == nil {
+		t.resumes[name] = &resumes{}
+	}
 	late := ""
-	if time.Duration(o.ResumedAfterHealS*float64(time.Second)) > boundOf(name) {
-		late = ", late: " + last
+	if t.resumes[name].add(time.Duration(o.ResumedAfterHealS*float64(time.Second)), bound) {
+		late = fmt.Sprintf(", late (the bound is %.1f s): %s", bound.Seconds(), last)
 	}
 	fmt.Printf("%4d/%d %6.1f s  %-32s lasted %5.1f s, I/O waited %5.1f s, back %4.2f s after healing%s\n",
 		t.injected, t.faults, time.Since(t.began).Seconds(), kind, o.HealedS-o.InjectedS, o.WaitedS, o.ResumedAfterHealS, late)
@@ -194,13 +201,14 @@ func (t *campaign) note(ctx context.Context, kind string, faults []fault, inject
 	}
 }
 
-// happen injects and heals; the second of two begins and ends at its own time.
-func (t *campaign) happen(ctx context.Context, faults []fault) error {
-	type plan struct {
-		fault
-		at, until time.Duration
-	}
-	var plans []plan
+// plan is a fault and when it happens, from the beginning of its round.
+type plan struct {
+	fault
+	at, until time.Duration
+}
+
+// plan lets the second of two begin and end at its own time.
+func (t *campaign) plan(faults []fault) (plans []plan) {
 	for _, f := range faults {
 		at := time.Duration(0)
 		if len(plans) > 0 {
@@ -208,6 +216,11 @@ func (t *campaign) happen(ctx context.Context, faults []fault) error {
 		}
 		plans = append(plans, plan{f, at, at + f.lasts(t.random)})
 	}
+	return plans
+}
+
+// happen injects and heals.
+func (t *campaign) happen(ctx context.Context, plans []plan) error {
 	done := make(chan error, len(plans))
 	for _, p := range plans {
 		go func() {

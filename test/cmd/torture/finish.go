@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sort"
 	"time"
 )
 
@@ -73,37 +72,59 @@ func (t *campaign) clean(ctx context.Context) error {
 func (t *campaign) print(path string) {
 	fmt.Printf("\n  %-28s %6s %8s %8s %8s %8s %6s\n", "I/O went on after healing", "n", "median", "99 %", "worst", "bound", "late")
 	for _, kind := range slices.Sorted(maps.Keys(t.resumes)) {
-		d := slices.Sorted(slices.Values(t.resumes[kind]))
-		bound := boundOf(kind)
-		late := len(d) - sort.Search(len(d), func(i int) bool { return d[i] > bound })
-		fmt.Printf("  %-28s %6d %6.2f s %6.2f s %6.2f s %6.2f s %6d\n", kind, len(d), at(d, 0.5), at(d, 0.99), at(d, 1), bound.Seconds(), late)
+		r := t.resumes[kind]
+		d := slices.Sorted(slices.Values(r.took))
+		fmt.Printf("  %-28s %6d %6.2f s %6.2f s %6.2f s %6.2f s %6d\n", kind, len(d), at(d, 0.5), at(d, 0.99), at(d, 1), r.bound.Seconds(), r.late)
 	}
 	fmt.Printf("\n  Linux %s: %d faults on %d volumes in %s, %d writes acknowledged, %d lost, %d wrong, %d I/O errors, %d manual steps, nothing left behind\n"+
 		"  %d times a volume under guard kernel was lost with its device and said so, %d times it lost it for a moment;\n  staged again, %d writes whose fsync had returned were missing, which guard kernel cannot promise\n  %s\n",
 		t.report.Kernel, t.injected, t.report.Volumes, time.Since(t.began).Round(time.Second), t.report.AckedWrites, t.report.LostWrites, t.report.CorruptReads, t.report.IOErrors, t.report.ManualSteps, t.restaged, t.erred, t.unkept, path)
 }
 
-// bounds are how long after healing the kernel alone may take at a reconnect delay
-// of one second: it sends a SYN each second where it is refused, and at 0 and 1 s
-// of four where nothing answers; a target that accepts and is silent is given up
-// after ten. Where the kernel alone would never come back, or the plugin or the
-// storage host has to start first, it is that second all the same.
-var bounds = map[string]time.Duration{
-	"silent": silence, "one-way-to": silence, "one-way-from": silence, "grown-while-away": silence, "loss": silence, "delay": silence, "overlap": silence,
-	"hung": 11 * time.Second,
+// resumes are those of one kind of fault, and how many were later than the bound of
+// their round; bound is the largest.
+type resumes struct {
+	took  []time.Duration
+	bound time.Duration
+	late  int
 }
 
+func (r *resumes) add(took, bound time.Duration) (late bool) {
+	r.took, r.bound = append(r.took, took), max(r.bound, bound)
+	if took > bound {
+		r.late++
+	}
+	return took > bound
+}
+
+// silences are the kinds under which nothing answers, or not everything does.
+var silences = []string{"silent", "one-way-to", "one-way-from", "grown-while-away", "loss", "delay"}
+
 const (
-	silence = 3 * time.Second
+	// cycle is how long after healing a kernel at a reconnect delay of one second
+	// may take where nothing answered: it sends a SYN at 0 and 1 s of four.
+	cycle = 3 * time.Second
+	// noticed is when it has found out that nothing answers (a keep-alive of 5 s,
+	// sent each half of it), and has waited for its first attempt.
+	noticed = 8500 * time.Millisecond
 	// emulated is what emulated processors may add.
 	emulated = 500 * time.Millisecond
 )
 
-func boundOf(kind string) time.Duration {
-	if b, ok := bounds[kind]; ok {
-		return b + emulated
+// bound is how long after healing the kernel alone may take at a reconnect delay of
+// one second. A target that accepts and is silent is given up after ten. A silence
+// that ends before it was noticed is noticed afterwards all the same. Where the
+// kernel alone would never come back, or the plugin or the storage host has to
+// start first, it is that second too.
+func (p plan) bound() time.Duration {
+	switch {
+	case slices.Contains(silences, p.kind):
+		return max(cycle, noticed-(p.until-p.at)) + emulated
+	case p.kind == "hung":
+		return 11*time.Second + emulated
+	default:
+		return time.Second + emulated
 	}
-	return time.Second + emulated
 }
 
 // at is the value at a quantile of sorted durations, in seconds.

@@ -215,18 +215,29 @@ func (w *Watch) own(ctx context.Context, controllers []nvmesysfs.Controller, now
 	})
 }
 
+// scanTime is how long the kernel is kept in a hurry after a connection is back: it
+// looks at the namespaces then, command by command, and if the path is lost again
+// meanwhile, Linux 6.1 does not begin to recover before such a command has timed
+// out.
+const scanTime = 15 * time.Second
+
 // hurry keeps the kernel's patience short while it connects one of our controllers,
 // or takes one down: what it does by itself it does with the same commands.
-func (w *Watch) hurry(all []facts) {
-	away := slices.ContainsFunc(all, facts.away)
-	switch {
-	case w.Patience == nil:
-	case away && w.relax == nil:
+func (w *Watch) hurry(all []facts, now time.Time) {
+	if w.Patience == nil {
+		return
+	}
+	if slices.ContainsFunc(all, facts.away) {
+		w.awayAt = now
+	}
+	switch soon := !w.awayAt.IsZero() && now.Sub(w.awayAt) < scanTime; {
+	case soon && w.relax == nil:
 		w.relax = w.Patience.Hold()
-	case !away && w.relax != nil:
+	case !soon && w.relax != nil:
 		w.relax()
 		w.relax = nil
 	}
+	w.calm = w.calm && w.relax == nil // or nobody would look when the time is over
 }
 
 // strayTime is how long a table that no volume has is left alone: one that is

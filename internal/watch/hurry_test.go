@@ -22,8 +22,14 @@ func TestHurry(t *testing.T) {
 		r.expectCalls("hurry", 1)
 		r.expectCalls("relax", 0)
 		r.do(func() { r.setState(1, "live") })
-		r.pass(time.Second)
+		r.pass(scanTime - time.Second)
+		r.expectCalls("relax", 0)
+		r.pass(2 * time.Second)
 		r.expectCalls("relax", 1)
+		r.pass(time.Minute)
+		r.do(func() { r.setState(0, "connecting") })
+		r.pass(time.Second)
+		r.expectCalls("hurry", 2)
 	})
 }
 
@@ -35,7 +41,7 @@ func TestHurryEnds(t *testing.T) {
 		r.pass(time.Second)
 		r.expectCalls("hurry", 1)
 		r.do(func() { r.volumes = nil; delete(r.tables, tableOf(0)) })
-		r.pass(time.Second)
+		r.pass(scanTime + time.Second)
 		r.expectCalls("relax", 1)
 	})
 }

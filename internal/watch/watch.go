@@ -64,9 +64,10 @@ type Watch struct {
 	seen     seen
 	acts     acts
 	clocks   clockwork
-	blind    string // what the last look failed with
-	relax    func() // ends that the kernel's patience is short; nil while it is not
-	calm     bool   // after the last look there was nothing to be done or waited for
+	blind    string    // what the last look failed with
+	awayAt   time.Time // when a controller was last seen not to be live
+	relax    func()    // ends that the kernel's patience is short; nil while it is not
+	calm     bool      // after the last look there was nothing to be done or waited for
 
 	mu      sync.Mutex
 	reports map[string]Report // by volume ID; guarded by mu
@@ -133,7 +134,7 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 	volumes := w.Keeper.Volumes()
 	w.inherit(volumes, now)
 	due := w.seen.stale || w.seen.due || now.Sub(w.seen.auditAt) >= audit
-	if !due && len(volumes)+len(w.volumes)+len(w.seen.strays) == 0 {
+	if !due && len(volumes)+len(w.volumes)+len(w.seen.strays) == 0 && w.relax == nil {
 		return
 	}
 	w.seen.due = false
@@ -147,8 +148,8 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 		return
 	}
 	w.own(ctx, g.controllers, now)
-	w.hurry(all)
 	w.calm = err == nil
+	w.hurry(all, now)
 	for _, f := range all {
 		w.decide(ctx, f)
 	}

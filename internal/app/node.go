@@ -112,6 +112,11 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err := kmod.Load(ctx, command.Exec{}, "nvme-tcp"); err != nil {
 		return err
 	}
+	// Before the records are opened: who has the socket has them.
+	l, err := listenUnix(ctx, o.endpoint)
+	if err != nil {
+		return err
+	}
 	guards, err := openGuards(ctx, log)
 	if err != nil {
 		return err
@@ -121,10 +126,6 @@ func runNode(ctx context.Context, o nodeOptions) error {
 		return err
 	}
 	flow, err := newFlow(flowOptions{o.runDir, o.connect, o.registry, identity.HostNQN, limit}, guards, authorities(clients), log)
-	if err != nil {
-		return err
-	}
-	l, err := listenUnix(ctx, o.endpoint)
 	if err != nil {
 		return err
 	}

@@ -85,6 +85,11 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 		return err
 	}
 	clients := map[string]*agentclient.Client{cfg.Host: client}
+	// Before the records are opened: who has the socket has them.
+	l, err := listenUnix(ctx, o.endpoint)
+	if err != nil {
+		return err
+	}
 	guards, err := openGuards(ctx, log)
 	if err != nil {
 		return err
@@ -94,10 +99,6 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 		return err
 	}
 	flow, err := newFlow(flowOptions{o.runDir, "fabrics", o.registry, identity.HostNQN, limit}, guards, authorities(clients), log)
-	if err != nil {
-		return err
-	}
-	l, err := listenUnix(ctx, o.endpoint)
 	if err != nil {
 		return err
 	}

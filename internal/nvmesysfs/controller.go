@@ -19,8 +19,8 @@ type Controller struct {
 	State           string
 	Transport       string // tcp, rdma, fc, loop
 	Traddr, Trsvcid string
-	// HostTraddr, HostIface and SrcAddr are empty where the connection did not
-	// ask for them; SrcAddr also while it is not live.
+	// HostTraddr and HostIface are empty where the connection did not ask for
+	// them. SrcAddr is not known where the kernel has better ways to say the rest.
 	HostTraddr, HostIface, SrcAddr string
 	HostNQN, HostID                string
 	CtrlLossTmo                    int // seconds as the kernel shows them, -1 for "off"
@@ -59,7 +59,10 @@ func (f FS) readController(name, subsystem, nqn string) (Controller, error) {
 		return Controller{}, r.err
 	}
 	c.State = r.text("state")
-	a := ParseAddress(r.optional("address"))
+	a := parseUevent(r.optional("uevent"))
+	if a.Traddr == "" {
+		a = ParseAddress(r.optional("address"))
+	}
 	c.Traddr, c.Trsvcid, c.HostTraddr, c.HostIface, c.SrcAddr = a.Traddr, a.Trsvcid, a.HostTraddr, a.HostIface, a.SrcAddr
 	c.HostNQN, c.HostID = r.optional("hostnqn"), r.optional("hostid")
 	c.CtrlLossTmo = seconds(r.optional("ctrl_loss_tmo"))
@@ -69,6 +72,31 @@ func (f FS) readController(name, subsystem, nqn string) (Controller, error) {
 	c.QueueCount = seconds(r.optional("queue_count"))
 	c.Transport = r.text("transport") // last: it is the first of these to go (nvme_dev_attrs)
 	return c, r.err
+}
+
+// parseUevent reads the address of a controller from its attribute "uevent", lines
+// of KEY=value (nvme_class_uevent, since before Linux 6.1). The attribute "address"
+// says the same, and must not be read: the kernel looks up the source address in a
+// socket that may be taken down in that moment, and dereferences NULL
+// (nvme_tcp_get_address; a panic, seen on 6.12.117). Zero if it is not there.
+func parseUevent(text string) (a Address) {
+	for line := range strings.Lines(text) {
+		k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if v == "none" {
+			continue
+		}
+		switch k {
+		case "NVME_TRADDR":
+			a.Traddr = v
+		case "NVME_TRSVCID":
+			a.Trsvcid = v
+		case "NVME_HOST_TRADDR":
+			a.HostTraddr = v
+		case "NVME_HOST_IFACE":
+			a.HostIface = v
+		}
+	}
+	return a
 }
 
 // seconds reads a count. "off" is -1, and so are negative numbers and the text

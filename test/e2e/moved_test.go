@@ -71,8 +71,8 @@ func (b *bench) awaitAddress(f *foreign, v *cluster.Volume, port int) {
 			return err
 		}
 		// A controller may go while it is looked at.
-		at := b.sh(`for c in /sys/class/nvme/nvme*; do if [ "$(cat $c/subsysnqn 2>/dev/null)" = %s ]; then cat $c/address 2>/dev/null || true; fi; done`, f.nqn)
-		if !strings.Contains(at, fmt.Sprintf("trsvcid=%d", port)) {
+		at := b.sh(`for c in /sys/class/nvme/nvme*; do if [ "$(cat $c/subsysnqn 2>/dev/null)" = %s ]; then grep NVME_TRSVCID $c/uevent 2>/dev/null || true; fi; done`, f.nqn)
+		if !strings.Contains(at, fmt.Sprintf("NVME_TRSVCID=%d", port)) {
 			return fmt.Errorf("it is at %s", at)
 		}
 		return nil

@@ -90,13 +90,17 @@ const nodeGCPercent = 25
 // a thread whenever something is to be done. What blocks in the kernel counts not.
 const nodeProcessors = 1
 
+func beFrugal() {
+	debug.SetGCPercent(nodeGCPercent)
+	runtime.GOMAXPROCS(nodeProcessors)
+}
+
 func runNode(ctx context.Context, o nodeOptions) error {
 	log := o.logger("node")
 	if o.grace <= 0 {
 		return fmt.Errorf("withdrawn-grace: value %s: want more than 0: %w", o.grace, volume.ErrInvalid)
 	}
-	debug.SetGCPercent(nodeGCPercent)
-	runtime.GOMAXPROCS(nodeProcessors)
+	beFrugal()
 	cluster, err := config.Load(o.hosts)
 	if err != nil {
 		return err

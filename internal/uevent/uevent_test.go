@@ -154,7 +154,7 @@ func TestResized(t *testing.T) {
 	for _, c := range []struct {
 		event []byte
 		want  int
-	}{{connected, 0}, {resized, 1}, {bytes.Replace(resized, []byte("nvme"), []byte("sd"), -1), 0}} {
+	}{{connected, 0}, {resized, 1}, {bytes.ReplaceAll(resized, []byte("nvme"), []byte("sd")), 0}} {
 		send, receive := packets(t)
 		if err := errors.Join(unix.Sendto(send, c.event, 0, nil), unix.Shutdown(send, unix.SHUT_WR)); err != nil {
 			t.Fatal(err)

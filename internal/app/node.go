@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,10 +17,7 @@ import (
 
 	"github.com/holdfast-csi/holdfast/internal/command"
 	"github.com/holdfast-csi/holdfast/internal/config"
-	"github.com/holdfast-csi/holdfast/internal/guard"
-	"github.com/holdfast-csi/holdfast/internal/initiator"
 	"github.com/holdfast-csi/holdfast/internal/kmod"
-	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/ownership"
 	"github.com/holdfast-csi/holdfast/internal/patience"
@@ -90,17 +86,13 @@ const nodeGCPercent = 25
 // a thread whenever something is to be done. What blocks in the kernel counts not.
 const nodeProcessors = 1
 
-func beFrugal() {
-	debug.SetGCPercent(nodeGCPercent)
-	runtime.GOMAXPROCS(nodeProcessors)
-}
-
 func runNode(ctx context.Context, o nodeOptions) error {
 	log := o.logger("node")
 	if o.grace <= 0 {
 		return fmt.Errorf("withdrawn-grace: value %s: want more than 0: %w", o.grace, volume.ErrInvalid)
 	}
-	beFrugal()
+	debug.SetGCPercent(nodeGCPercent)
+	runtime.GOMAXPROCS(nodeProcessors)
 	cluster, err := config.Load(o.hosts)
 	if err != nil {
 		return err
@@ -121,25 +113,16 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	guards, err := openGuards(ctx, log)
+	k, err := startFlow(ctx, flowOptions{o.runDir, o.connect, o.registry, identity.HostNQN, o.adminTimeout, o.grace}, authorities(clients), log)
 	if err != nil {
 		return err
 	}
-	limit, err := limitPatience(o.adminTimeout, o.runDir, log)
-	if err != nil {
-		return err
-	}
-	flow, err := newFlow(flowOptions{o.runDir, o.connect, o.registry, identity.HostNQN, limit}, guards, authorities(clients), log)
-	if err != nil {
-		return err
-	}
-	watching := keepAlive(ctx, keepOptions{flow, guards, limit, o.grace}, log)
-	op := operator{flow: flow, watch: watching, sysfs: nvmesysfs.Default(), stateDir: o.stateDir}
+	op := operator{flow: k.flow, watch: k.watch, sysfs: nvmesysfs.Default(), stateDir: o.stateDir}
 	if err := errors.Join(serveControl(ctx, o.control, op, log), serveMetrics(ctx, o.metrics, op, log)); err != nil {
 		return err
 	}
 	heedAnnotations(ctx, op, log)
-	down, err := awaitShutdown(ctx, o.bus, flow, log)
+	down, err := awaitShutdown(ctx, o.bus, k.flow, log)
 	if err != nil {
 		return err
 	}
@@ -148,55 +131,20 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	}
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
-	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow, Health: health{flow, watching}})
+	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}})
 	steady(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
 	err = serve(ctx, s, l)
 	down.finish(ctx)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTables)
 	defer cancel()
-	guards.Close(last)
+	k.guards.Close(last)
 	return err
 }
 
 // lastTables bounds how long the process ends later for a table that is being
 // changed, which takes milliseconds.
 const lastTables = 2 * time.Second
-
-type flowOptions struct {
-	runDir, connect, registry, hostNQN string
-	patience                           *patience.Limit
-}
-
-// newFlow builds the node workflows on the running kernel.
-func newFlow(o flowOptions, guards *guard.Guards, ask node.Authorities, log *slog.Logger) (*node.Node, error) {
-	fs := nvmesysfs.Default()
-	var connector initiator.Connector
-	switch o.connect {
-	case "fabrics":
-		connector = initiator.NewFabrics(fs)
-	case "nvme-cli":
-		connector = initiator.NewCLI(command.Exec{})
-	default:
-		return nil, fmt.Errorf("connect: value %q: want fabrics or nvme-cli: %w", o.connect, volume.ErrInvalid)
-	}
-	if on, err := fs.MultipathEnabled(); err == nil && !on {
-		log.Warn("native NVMe multipath is off (nvme_core.multipath=N): I/O is held while a path is away, but a path that the kernel gives up takes its device with it")
-	}
-	boot, err := node.BootID()
-	if err != nil {
-		return nil, err
-	}
-	host := initiator.Options{FS: fs, Connector: connector, HostNQN: o.hostNQN, Patience: o.patience}
-	if o.registry != "" {
-		host.Owners = ownership.New(o.registry, fs.Sys, log)
-	}
-	system := node.System{SysRoot: fs.Sys, Run: command.Exec{}}
-	return node.New(node.Options{
-		RunDir: o.runDir, BootID: boot, Fabric: initiator.New(host),
-		Sysfs: fs, Mounter: system, Disk: system, Flusher: system, Guards: guards, Authorities: ask, Log: log,
-	})
-}
 
 // identify builds the node's identity. The installation is made once and kept
 // with the records: an image that was cloned before it was made is two nodes.

@@ -90,27 +90,18 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	guards, err := openGuards(ctx, log)
+	k, err := startFlow(ctx, flowOptions{o.runDir, "fabrics", o.registry, identity.HostNQN, o.adminTimeout, watch.DefaultGrace}, authorities(clients), log)
 	if err != nil {
 		return err
 	}
-	limit, err := limitPatience(o.adminTimeout, o.runDir, log)
-	if err != nil {
-		return err
-	}
-	flow, err := newFlow(flowOptions{o.runDir, "fabrics", o.registry, identity.HostNQN, limit}, guards, authorities(clients), log)
-	if err != nil {
-		return err
-	}
-	watching := keepAlive(ctx, keepOptions{flow, guards, limit, watch.DefaultGrace}, log)
-	down, err := awaitShutdown(ctx, o.bus, flow, log)
+	down, err := awaitShutdown(ctx, o.bus, k.flow, log)
 	if err != nil {
 		return err
 	}
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: standaloneCluster})
-	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: flow, Health: health{flow, watching}})
+	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}})
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "pool", o.pool, "version", Version)
 	err = serve(ctx, s, l)
 	down.finish(ctx)

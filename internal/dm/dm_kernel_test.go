@@ -200,7 +200,6 @@ func TestKernelList(t *testing.T) {
 	}
 }
 
-// A list that does not fit in the buffer is asked for again.
 // A list that is kept while nothing happens is that of a client that has none to
 // keep, after whatever happens.
 func TestKernelListFollows(t *testing.T) {
@@ -242,6 +241,7 @@ func TestKernelListFollows(t *testing.T) {
 	follow("removed")
 }
 
+// A list that does not fit in the buffer is asked for again.
 func TestKernelLongList(t *testing.T) {
 	c := open(t)
 	const n = 150

@@ -132,7 +132,7 @@ func makePlan(state nvmesysfs.Snapshot, s Session) (plan, error) {
 		}
 		have[at] = true
 		p.adopted = append(p.adopted, c)
-		p.live = p.live || c.State == stateLive
+		p.live = p.live || c.Live()
 	}
 	for _, portal := range s.Portals {
 		if !have[plain(portal)] {

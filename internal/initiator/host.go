@@ -99,7 +99,7 @@ func (h *Host) Live(nqn string) (bool, error) {
 		return false, fmt.Errorf("session %s: %w", nqn, err)
 	}
 	for _, c := range controllers {
-		if c.State == stateLive {
+		if c.Live() {
 			return true, nil
 		}
 	}
@@ -111,8 +111,6 @@ func (h *Host) controllers(nqn string) ([]nvmesysfs.Controller, error) {
 	all, err := h.fs.Controllers()
 	return slices.DeleteFunc(all, func(c nvmesysfs.Controller) bool { return c.NQN != nqn }), err
 }
-
-const stateLive = "live"
 
 const probeTime = time.Second
 

@@ -57,7 +57,7 @@ func ProvenAt(state nvmesysfs.Snapshot, id Identity, s Session) bool {
 	return slices.ContainsFunc(state.Namespaces, func(ns nvmesysfs.Namespace) bool {
 		return id.claims(ns) && id.Check(ns) == nil && slices.ContainsFunc(state.Controllers, func(c nvmesysfs.Controller) bool {
 			at, ok := c.Portal()
-			return ok && c.State == stateLive && c.NQN == s.NQN && slices.Contains(ns.Controllers, c.Name) && slices.ContainsFunc(s.Portals, same(at))
+			return ok && c.Live() && c.NQN == s.NQN && slices.Contains(ns.Controllers, c.Name) && slices.ContainsFunc(s.Portals, same(at))
 		})
 	})
 }

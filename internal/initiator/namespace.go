@@ -95,7 +95,7 @@ func (h *Host) Rescan(nqn string) error {
 // matter: what counts is whether the disk shows up.
 func (h *Host) rescan(state nvmesysfs.Snapshot) {
 	for _, c := range state.Controllers {
-		if c.State == stateLive {
+		if c.Live() {
 			_ = h.fs.WriteControl(c.Name, nvmesysfs.RescanController, "1")
 		}
 	}
@@ -110,7 +110,7 @@ func (h *Host) usable(state nvmesysfs.Snapshot, id Identity) (nvmesysfs.Namespac
 		return ns, "", fmt.Errorf("%s: its size is still 0", ns.Disk)
 	}
 	live := func(c nvmesysfs.Controller) bool {
-		return c.State == stateLive && slices.Contains(ns.Controllers, c.Name)
+		return c.Live() && slices.Contains(ns.Controllers, c.Name)
 	}
 	if !slices.ContainsFunc(state.Controllers, live) {
 		return ns, "", fmt.Errorf("%s: %w", ns.Disk, errNoPath)

@@ -32,6 +32,16 @@ func oneQueue(nqn string, p netip.AddrPort) initiator.Session {
 	}
 }
 
+// silencePortalA drops what goes to portalA and comes from it, until heal is called
+// or the test ends.
+func silencePortalA(t *testing.T) (heal func()) {
+	t.Helper()
+	sh(t, "nft add table inet t && nft 'add chain inet t i { type filter hook input priority 0; }' && nft add rule inet t i tcp dport 4421 drop && nft add rule inet t i tcp sport 4421 drop")
+	heal = sync.OnceFunc(func() { sh(t, "nft delete table inet t") })
+	t.Cleanup(heal)
+	return heal
+}
+
 // Deleting a live controller whose path has gone silent takes the kernel its
 // time. Nobody else waits for it.
 func TestDisconnectOfASilentPathOnKernel(t *testing.T) {
@@ -49,9 +59,7 @@ func TestDisconnectOfASilentPathOnKernel(t *testing.T) {
 	if err := h.EnsureSession(t.Context(), oneQueue(testNQN, portalA)); err != nil {
 		t.Fatal(err)
 	}
-	sh(t, "nft add table inet t && nft 'add chain inet t i { type filter hook input priority 0; }' && nft add rule inet t i tcp dport 4421 drop && nft add rule inet t i tcp sport 4421 drop")
-	heal := sync.OnceFunc(func() { sh(t, "nft delete table inet t") })
-	t.Cleanup(heal)
+	heal := silencePortalA(t)
 	begin := time.Now()
 	err := h.Disconnect(within(t, 2*time.Second), testNQN)
 	t.Logf("after %.1f s: %v", time.Since(begin).Seconds(), err)
@@ -101,8 +109,7 @@ func TestDisconnectWithoutPatienceOnKernel(t *testing.T) {
 	if err := h.EnsureSession(t.Context(), oneQueue(testNQN, portalA)); err != nil {
 		t.Fatal(err)
 	}
-	sh(t, "nft add table inet t && nft 'add chain inet t i { type filter hook input priority 0; }' && nft add rule inet t i tcp dport 4421 drop && nft add rule inet t i tcp sport 4421 drop")
-	t.Cleanup(func() { sh(t, "nft delete table inet t") })
+	silencePortalA(t)
 	begin := time.Now()
 	if err := h.Disconnect(within(t, time.Minute), testNQN); err != nil {
 		t.Error(err)

@@ -88,7 +88,7 @@ func (n *Node) below(rec Record) (waits, live bool, err error) {
 		return false, false, err
 	}
 	s, err := n.Sysfs.SessionOf(rec.nqn(), rec.Identity().NSID)
-	return true, slices.ContainsFunc(s.Controllers, func(c nvmesysfs.Controller) bool { return c.State == "live" }), err
+	return true, slices.ContainsFunc(s.Controllers, nvmesysfs.Controller.Live), err
 }
 
 // lookAgain is between two looks at what is below.

@@ -53,7 +53,7 @@ func pathOf(s nvmesysfs.Snapshot, rec Record) pathState {
 // anyLive says whether a controller with a path to ns is live.
 func anyLive(s nvmesysfs.Snapshot, ns nvmesysfs.Namespace) bool {
 	return slices.ContainsFunc(s.Controllers, func(c nvmesysfs.Controller) bool {
-		return c.State == "live" && slices.Contains(ns.Controllers, c.Name)
+		return c.Live() && slices.Contains(ns.Controllers, c.Name)
 	})
 }
 

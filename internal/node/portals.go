@@ -195,7 +195,7 @@ func (n *Node) makeRoom(ctx context.Context, nqn string, refused error) bool {
 
 // inTheWay is a pure function. A volume that is only being staged has no I/O.
 func inTheWay(state nvmesysfs.Snapshot, s initiator.Session, volumes []Record) bool {
-	live := slices.ContainsFunc(state.Controllers, func(c nvmesysfs.Controller) bool { return c.State == "live" })
+	live := slices.ContainsFunc(state.Controllers, nvmesysfs.Controller.Live)
 	bare := slices.ContainsFunc(volumes, func(r Record) bool { return r.Table == "" && r.Phase != Staging })
 	return !live && !bare && len(initiator.Excess(state.Controllers, s)) > 0
 }

@@ -19,15 +19,14 @@ type Controller struct {
 	State           string
 	Transport       string // tcp, rdma, fc, loop
 	Traddr, Trsvcid string
-	// HostTraddr and HostIface are empty where the connection did not ask for
-	// them. SrcAddr is not known where the kernel has better ways to say the rest.
-	HostTraddr, HostIface, SrcAddr string
-	HostNQN, HostID                string
-	CtrlLossTmo                    int // seconds as the kernel shows them, -1 for "off"
-	ReconnectDelay                 int // seconds
-	FastIOFailTmo                  int // seconds, -1 for "off"
-	KATO                           int // keep-alive, seconds
-	QueueCount                     int // admin queue included
+	// HostTraddr and HostIface are empty where the connection did not ask for them.
+	HostTraddr, HostIface string
+	HostNQN, HostID       string
+	CtrlLossTmo           int // seconds as the kernel shows them, -1 for "off"
+	ReconnectDelay        int // seconds
+	FastIOFailTmo         int // seconds, -1 for "off"
+	KATO                  int // keep-alive, seconds
+	QueueCount            int // admin queue included
 }
 
 // Portal is the address as a value that can be compared: the kernel shows it as
@@ -39,6 +38,11 @@ func (c Controller) Portal() (netip.AddrPort, bool) {
 	}
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()), true
 }
+
+// Live says whether it carries I/O.
+func (c Controller) Live() bool { return c.State == stateLive }
+
+const stateLive = "live"
 
 // Ending says whether the kernel is taking the controller away: it carries no
 // I/O any more and does not stand in the way of another connect.
@@ -59,11 +63,8 @@ func (f FS) readController(name, subsystem, nqn string) (Controller, error) {
 		return Controller{}, r.err
 	}
 	c.State = r.text("state")
-	a := parseUevent(r.optional("uevent"))
-	if a.Traddr == "" {
-		a = ParseAddress(r.optional("address"))
-	}
-	c.Traddr, c.Trsvcid, c.HostTraddr, c.HostIface, c.SrcAddr = a.Traddr, a.Trsvcid, a.HostTraddr, a.HostIface, a.SrcAddr
+	a := ParseUevent(r.optional("uevent"))
+	c.Traddr, c.Trsvcid, c.HostTraddr, c.HostIface = a.Traddr, a.Trsvcid, a.HostTraddr, a.HostIface
 	c.HostNQN, c.HostID = r.optional("hostnqn"), r.optional("hostid")
 	c.CtrlLossTmo = seconds(r.optional("ctrl_loss_tmo"))
 	c.ReconnectDelay = seconds(r.optional("reconnect_delay"))
@@ -72,31 +73,6 @@ func (f FS) readController(name, subsystem, nqn string) (Controller, error) {
 	c.QueueCount = seconds(r.optional("queue_count"))
 	c.Transport = r.text("transport") // last: it is the first of these to go (nvme_dev_attrs)
 	return c, r.err
-}
-
-// parseUevent reads the address of a controller from its attribute "uevent", lines
-// of KEY=value (nvme_class_uevent, since before Linux 6.1). The attribute "address"
-// says the same, and must not be read: the kernel looks up the source address in a
-// socket that may be taken down in that moment, and dereferences NULL
-// (nvme_tcp_get_address; a panic, seen on 6.12.117). Zero if it is not there.
-func parseUevent(text string) (a Address) {
-	for line := range strings.Lines(text) {
-		k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
-		if v == "none" {
-			continue
-		}
-		switch k {
-		case "NVME_TRADDR":
-			a.Traddr = v
-		case "NVME_TRSVCID":
-			a.Trsvcid = v
-		case "NVME_HOST_TRADDR":
-			a.HostTraddr = v
-		case "NVME_HOST_IFACE":
-			a.HostIface = v
-		}
-	}
-	return a
 }
 
 // seconds reads a count. "off" is -1, and so are negative numbers and the text
@@ -109,25 +85,27 @@ func seconds(s string) int {
 	return n
 }
 
-// Address is the content of a controller's address attribute.
-type Address struct{ Traddr, Trsvcid, HostTraddr, HostIface, SrcAddr string }
+// Address is where a connection goes, and from where.
+type Address struct{ Traddr, Trsvcid, HostTraddr, HostIface string }
 
-// ParseAddress reads key=value pairs separated by commas, in any order. Keys
-// come and go with the state (src_addr is there only while the admin queue is
-// live), so the text must never be compared as a whole. What is not a known
-// pair is skipped; of a key given twice the first counts.
-func ParseAddress(s string) Address {
+// ParseUevent reads the address of a controller from its attribute "uevent", lines
+// of KEY=value in any order (nvme_class_uevent, since before Linux 6.1). What is
+// not a known pair is skipped, "none" is nothing; of a key given twice the first
+// counts. The attribute "address" says the same, and must not be read: the kernel
+// looks the source address up in a socket that may be taken down in that moment,
+// and dereferences NULL (nvme_tcp_get_address; a panic, seen on 6.12.117).
+func ParseUevent(s string) Address {
 	var a Address
-	for part := range strings.SplitSeq(strings.TrimSpace(s), ",") {
-		k, v, _ := strings.Cut(part, "=")
+	for line := range strings.Lines(s) {
+		k, v, _ := strings.Cut(strings.TrimSpace(line), "=")
 		for _, f := range []struct {
 			key string
 			to  *string
 		}{
-			{"traddr", &a.Traddr}, {"trsvcid", &a.Trsvcid}, {"host_traddr", &a.HostTraddr},
-			{"host_iface", &a.HostIface}, {"src_addr", &a.SrcAddr},
+			{"NVME_TRADDR", &a.Traddr}, {"NVME_TRSVCID", &a.Trsvcid},
+			{"NVME_HOST_TRADDR", &a.HostTraddr}, {"NVME_HOST_IFACE", &a.HostIface},
 		} {
-			if k == f.key && *f.to == "" {
+			if k == f.key && *f.to == "" && v != "none" {
 				*f.to = v
 			}
 		}

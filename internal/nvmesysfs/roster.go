@@ -56,7 +56,7 @@ func (r *Roster) look() ([]Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	if allLive && !slices.ContainsFunc(found, func(c Controller) bool { return c.State != "live" }) {
+	if allLive && !slices.ContainsFunc(found, func(c Controller) bool { return !c.Live() }) {
 		r.at, r.found = time.Now(), found
 	}
 	return found, nil
@@ -107,5 +107,5 @@ func (r *Roster) WriteControl(controller, attr, value string) error {
 func notLive(fd int) bool {
 	var b [32]byte
 	n, err := unix.Pread(fd, b[:], 0)
-	return err != nil || string(bytes.TrimSpace(b[:n])) != "live"
+	return err != nil || string(bytes.TrimSpace(b[:n])) != stateLive
 }

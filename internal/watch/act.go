@@ -230,7 +230,7 @@ func (w *Watch) hurry(all []facts, now time.Time) {
 	if slices.ContainsFunc(all, facts.away) {
 		w.awayAt = now
 	}
-	switch soon := !w.awayAt.IsZero() && now.Sub(w.awayAt) < scanTime; {
+	switch soon := now.Sub(w.awayAt) < scanTime; {
 	case soon && w.relax == nil:
 		w.relax = w.Patience.Hold()
 	case !soon && w.relax != nil:

@@ -34,12 +34,12 @@ type table struct {
 
 // live says whether a controller of the session is live.
 func (f facts) live() bool {
-	return slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool { return c.State == "live" })
+	return slices.ContainsFunc(f.controllers, nvmesysfs.Controller.Live)
 }
 
 // away says whether a controller of the session is not live.
 func (f facts) away() bool {
-	return slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool { return c.State != "live" })
+	return slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool { return !c.Live() })
 }
 
 // candidate returns the device of v: identity right, a controller with a path
@@ -49,7 +49,7 @@ func (f facts) candidate(v Volume) (nvmesysfs.Namespace, error) {
 	var reachable []nvmesysfs.Namespace
 	for _, ns := range at {
 		if slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool {
-			return c.State == "live" && slices.Contains(ns.Controllers, c.Name)
+			return c.Live() && slices.Contains(ns.Controllers, c.Name)
 		}) {
 			reachable = append(reachable, ns)
 		}
@@ -100,7 +100,7 @@ func (f facts) excess() []nvmesysfs.Controller { return initiator.Excess(f.contr
 func (f facts) leaving() bool {
 	return len(f.excess()) > 0 && slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool {
 		at, ok := c.Portal()
-		return ok && c.State == "live" && slices.Contains(f.session.Portals, at)
+		return ok && c.Live() && slices.Contains(f.session.Portals, at)
 	})
 }
 

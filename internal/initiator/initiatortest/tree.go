@@ -68,7 +68,7 @@ func (f *Fake) writeController(c *controller) {
 		f.link(fmt.Sprintf("class/nvme-subsystem/nvme-subsys%d", c.subsystem), sub)
 	}
 	f.putAll(controllerDir(c), map[string]string{
-		"subsysnqn": c.target.NQN, "transport": c.target.Transport, "state": c.state, "address": address(c),
+		"subsysnqn": c.target.NQN, "transport": c.target.Transport, "state": c.state, "uevent": uevent(c),
 		"hostnqn": c.target.HostNQN, "hostid": c.target.HostID, "fast_io_fail_tmo": "off",
 		"kato": strconv.Itoa(or(c.config.KeepAliveTmo, 5)), "queue_count": "2",
 		"ctrl_loss_tmo": lossTmo(c), "reconnect_delay": strconv.Itoa(or(c.config.ReconnectDelay, 10)),
@@ -94,18 +94,12 @@ func lossTmo(c *controller) string {
 	return strconv.Itoa((n + delay - 1) / delay * delay)
 }
 
-func address(c *controller) string {
-	s := fmt.Sprintf("traddr=%s,trsvcid=%d", c.target.TargetAddress, c.target.TargetPort)
-	if c.state == "live" {
-		s += ",src_addr=" + c.target.TargetAddress
-	}
-	return s
+func uevent(c *controller) string {
+	return fmt.Sprintf("DEVNAME=%s\nNVME_TRTYPE=%s\nNVME_TRADDR=%s\nNVME_TRSVCID=%d\nNVME_HOST_TRADDR=none\nNVME_HOST_IFACE=none",
+		c.name, c.target.Transport, c.target.TargetAddress, c.target.TargetPort)
 }
 
-func (f *Fake) writeState(c *controller) {
-	f.put(controllerDir(c)+"/state", c.state)
-	f.put(controllerDir(c)+"/address", address(c))
-}
+func (f *Fake) writeState(c *controller) { f.put(controllerDir(c)+"/state", c.state) }
 
 func (f *Fake) writeDelays(c *controller) {
 	f.put(controllerDir(c)+"/reconnect_delay", strconv.Itoa(or(c.config.ReconnectDelay, 10)))

@@ -23,6 +23,9 @@ type Device struct {
 // Disk is the name of the device under /dev and /sys/block.
 func (d Device) Disk() string { return fmt.Sprintf("dm-%d", d.Minor) }
 
+// Number is the device number as tables have it, MAJOR:MINOR.
+func (d Device) Number() string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
+
 func deviceOf(a answer) Device {
 	major, minor := splitDev(a.Dev)
 	return Device{
@@ -148,6 +151,7 @@ func (c *Client) Message(name, text string) error {
 // Target is the one target of a device, as the kernel tells it.
 type Target struct {
 	Sectors uint64
+	Type    string // "linear"
 	Text    string
 }
 
@@ -164,7 +168,10 @@ func (c *Client) target(name string, flags uint32) (d Device, t Target, err erro
 	err = c.do(request{op: unix.DM_TABLE_STATUS, name: name, flags: flags | unix.DM_NOFLUSH_FLAG}, func(a answer) error {
 		d = deviceOf(a)
 		if a.Target_count > 0 && len(a.data) > unix.SizeofDmTargetSpec {
-			t = Target{Sectors: native.Uint64(a.data[8:]), Text: strings.TrimSpace(cString(a.data[unix.SizeofDmTargetSpec:]))}
+			t = Target{
+				Sectors: native.Uint64(a.data[8:]), Type: cString(a.data[24 : 24+unix.DM_MAX_TYPE_NAME]),
+				Text: strings.TrimSpace(cString(a.data[unix.SizeofDmTargetSpec:])),
+			}
 		}
 		return nil
 	})

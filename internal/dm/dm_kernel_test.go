@@ -155,7 +155,7 @@ func TestKernelRoundTrip(t *testing.T) {
 		t.Errorf("size %s", size)
 	}
 	_, table, err := c.Table(name)
-	if want := (dm.Target{Sectors: sectors, Text: below + " 0"}); err != nil || table != want {
+	if want := (dm.Target{Sectors: sectors, Type: "linear", Text: below + " 0"}); err != nil || table != want {
 		t.Errorf("table: got %+v, %v, want %+v", table, err, want)
 	}
 	must(c.Suspend(name))

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -15,13 +17,17 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/dm"
 )
 
-// fake is a device mapper in memory that knows the multipath target. Where it
-// is odd, Linux 6.1 and 6.12 are: see the kernel tests.
+// fake is a device mapper in memory that knows the targets multipath, linear and
+// error, and moves I/O through them. Where it is odd, Linux 6.1 and 6.12 are: see
+// the kernel tests.
 type fake struct {
 	mu      sync.Mutex
 	devices map[string]*fakeDevice
 	minor   uint32
 	calls   []string
+
+	dead, silent map[string]bool // disks that fail their I/O, and that do not answer
+	ios          []*fakeIO
 
 	// fault breaks the call of that number, counted from 1; 0 breaks none.
 	fault int
@@ -30,16 +36,26 @@ type fake struct {
 	before func(op, name string)
 }
 
-// faultKind is how the call goes wrong: with or without its effect, and whether
-// the process gets to do anything after it.
-type faultKind struct{ late, deadly bool }
+// fakeIO is one that was sent to a table.
+type fakeIO struct {
+	table, at string // where it is: the table, or a leg
+	end       string // the disk that has it, or "EIO"
+}
 
-var faultKinds = []faultKind{{false, false}, {true, false}, {false, true}, {true, true}}
+// faultKind is how the call goes wrong: with or without its effect, and whether
+// the process gets to do anything after it. A suspend that is cut undoes itself,
+// but for what a multipath target did in it.
+type faultKind struct{ late, cut, deadly bool }
+
+var faultKinds = []faultKind{{}, {late: true}, {deadly: true}, {late: true, deadly: true}, {cut: true, deadly: true}}
 
 func (k faultKind) String() string {
 	when, what := "before", "failed"
-	if k.late {
+	switch {
+	case k.late:
 		when = "after"
+	case k.cut:
+		when = "in"
 	}
 	if k.deadly {
 		what = "was killed"
@@ -52,13 +68,16 @@ type fakeDevice struct {
 	live, fresh *fakeTable
 }
 
+// fakeTable is a table of any target: path is of linear, the rest of multipath.
 type fakeTable struct {
-	path     string
+	target   string
 	sectors  uint64
-	active   bool
-	queues   bool
 	readOnly bool
-	below    int // I/O under way there
+	path     string
+	paths    []string
+	failed   [2]bool
+	queues   bool
+	current  int
 }
 
 var (
@@ -66,7 +85,9 @@ var (
 	errArg   = fmt.Errorf("fake: %w", unix.EINVAL)
 )
 
-func newFake() *fake { return &fake{devices: map[string]*fakeDevice{}} }
+func newFake() *fake {
+	return &fake{devices: map[string]*fakeDevice{}, dead: map[string]bool{}, silent: map[string]bool{}}
+}
 
 // guards is a process that has just begun: it knows nothing but the kernel. The
 // opener counts what is open.
@@ -100,16 +121,25 @@ func (f *fake) call(op, name string, effect func() error) error {
 	f.calls = append(f.calls, op)
 	n := len(f.calls)
 	hit := n == f.fault
+	if hit && f.kind.cut && op == "suspend" {
+		f.devices[name].cut()
+	}
 	if hit && !f.kind.late || f.fault != 0 && n > f.fault && f.kind.deadly {
 		return errFault
 	}
-	if err := effect(); err != nil {
-		return err
-	}
+	err := effect()
+	f.flow()
 	if hit {
 		return errFault
 	}
-	return nil
+	return err
+}
+
+// cut is what is left of a suspend that was interrupted.
+func (d *fakeDevice) cut() {
+	if d.live != nil {
+		d.live.queues = false
+	}
 }
 
 // on is a call for one device that exists.
@@ -146,15 +176,22 @@ func (f *fake) Get(name string) (dm.Device, error) {
 	return f.on("get", name, func(*fakeDevice) error { return nil })
 }
 
-var tableForm = regexp.MustCompile(`^3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 ([0-9]+:[0-9]+) 1$`)
+var tableForm = regexp.MustCompile(`^3 queue_if_no_path queue_mode bio 0 2 1 queue-length 0 1 1 ([0-9]+:[0-9]+) 1 queue-length 0 1 1 ([0-9]+:[0-9]+) 1$`)
 
 func (f *fake) Load(name string, t dm.Table) error {
 	_, err := f.on("load", name, func(d *fakeDevice) error {
-		m := tableForm.FindStringSubmatch(t.Params)
-		if m == nil || t.Target != "multipath" || t.Sectors == 0 {
+		fresh := &fakeTable{target: t.Target, sectors: t.Sectors, readOnly: t.ReadOnly}
+		switch m := tableForm.FindStringSubmatch(t.Params); {
+		case t.Sectors == 0:
+			return errArg
+		case t.Target == "multipath" && m != nil && f.byNumber(m[1]) != nil && f.byNumber(m[2]) != nil:
+			fresh.paths, fresh.queues = m[1:], true
+		case t.Target == "linear" && strings.HasSuffix(t.Params, " 0"):
+			fresh.path = strings.TrimSuffix(t.Params, " 0")
+		case t.Target != "error" || t.Params != "":
 			return errArg
 		}
-		d.fresh = &fakeTable{path: m[1], sectors: t.Sectors, active: true, queues: true, readOnly: t.ReadOnly}
+		d.fresh = fresh
 		return nil
 	})
 	return err
@@ -175,6 +212,9 @@ func (f *fake) Resume(name string, flags dm.UdevFlags) (dm.Device, error) {
 		if flags != dm.NoScan {
 			return errArg
 		}
+		if d.fresh != nil && !f.fits(d.fresh) {
+			return errArg
+		}
 		if d.fresh != nil {
 			d.live, d.fresh = d.fresh, nil
 			d.ReadOnly = d.live.readOnly
@@ -187,9 +227,31 @@ func (f *fake) Resume(name string, flags dm.UdevFlags) (dm.Device, error) {
 	})
 }
 
+// fits says whether what is below a table is there and large enough for it.
+func (f *fake) fits(t *fakeTable) bool {
+	for _, p := range t.paths {
+		if d := f.byNumber(p); d == nil || d.live == nil || d.live.sectors < t.sectors {
+			return false
+		}
+	}
+	return true
+}
+
+func (f *fake) byNumber(number string) *fakeDevice {
+	for _, d := range f.devices {
+		if d.Number() == number {
+			return d
+		}
+	}
+	return nil
+}
+
 func (f *fake) Remove(name string) error {
 	_, err := f.on("remove", name, func(d *fakeDevice) error {
-		if d.OpenCount > 0 {
+		above := slices.ContainsFunc(slices.Collect(maps.Values(f.devices)), func(x *fakeDevice) bool {
+			return x.live != nil && slices.Contains(x.live.paths, d.Number())
+		})
+		if d.OpenCount > 0 || above {
 			return fmt.Errorf("fake: %w", dm.ErrBusy)
 		}
 		delete(f.devices, name)
@@ -213,43 +275,84 @@ func (f *fake) Message(name, text string) error {
 }
 
 func (t *fakeTable) message(text string) error {
-	switch text {
-	case "queue_if_no_path":
+	verb, dev, _ := strings.Cut(text, " ")
+	i := slices.Index(t.paths, dev)
+	switch {
+	case text == "queue_if_no_path":
 		t.queues = true
-	case "fail_if_no_path":
+	case text == "fail_if_no_path":
 		t.queues = false
-	case "fail_path " + t.path:
-		t.active = false
-	case "reinstate_path " + t.path:
-		t.active = true
+	case verb == "fail_path" && i >= 0:
+		t.failed[i] = true
+	case verb == "reinstate_path" && i >= 0:
+		t.failed[i] = false
 	default:
 		return errArg
 	}
 	return nil
 }
 
+// choose is the kernel's choice of a path: the one in use as long as it works, else
+// the first that does; -1 for none.
+func (t *fakeTable) choose() int {
+	if !t.failed[t.current] {
+		return t.current
+	}
+	t.current = max(0, slices.Index(t.failed[:len(t.paths)], false))
+	if t.failed[t.current] {
+		return -1
+	}
+	return t.current
+}
+
 func (f *fake) Status(name string) (d dm.Device, out dm.Target, err error) {
 	d, err = f.on("status", name, func(d *fakeDevice) error {
 		if t := d.live; t != nil {
-			group, path := "E", "F 1"
-			if t.active {
-				group, path = "A", "A 0"
-			}
-			out = dm.Target{Sectors: t.sectors, Text: fmt.Sprintf("2 0 0 0 1 1 %s 0 1 1 %s %s %d", group, t.path, path, t.below)}
+			out = dm.Target{Sectors: t.sectors, Type: t.target, Text: f.status(t)}
 		}
 		return nil
 	})
 	return d, out, err
 }
 
+func (f *fake) status(t *fakeTable) string {
+	text := fmt.Sprintf("2 0 0 0 %d 1", len(t.paths))
+	for i, p := range t.paths {
+		path := p + " A 0 "
+		if t.failed[i] {
+			path = p + " F 1 "
+		}
+		text += " E 0 1 1 " + path + strconv.Itoa(f.under(p))
+	}
+	return text
+}
+
+// under counts what was sent to a leg and is not done.
+func (f *fake) under(leg string) (n int) {
+	name := f.byNumber(leg).Name
+	for _, x := range f.ios {
+		if x.at == name && x.end == "" {
+			n++
+		}
+	}
+	return n
+}
+
 func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 	d, err = f.on("table", name, func(d *fakeDevice) error {
-		if t := d.live; t != nil {
-			features := "2 queue_mode bio"
+		t := d.live
+		if t == nil {
+			return nil
+		}
+		out = dm.Target{Sectors: t.sectors, Type: t.target}
+		switch t.target {
+		case "linear":
+			out.Text = t.path + " 0"
+		case "multipath":
+			out.Text = fmt.Sprintf("2 queue_mode bio 0 %d 1", len(t.paths))
 			if t.queues && !d.Suspended { // a suspend takes the flag away and keeps it for the resume
-				features = "3 queue_if_no_path queue_mode bio"
+				out.Text = fmt.Sprintf("3 queue_if_no_path queue_mode bio 0 %d 1", len(t.paths))
 			}
-			out = dm.Target{Sectors: t.sectors, Text: features + " 0 1 1 queue-length 0 1 1 " + t.path + " 1"}
 		}
 		return nil
 	})
@@ -264,6 +367,68 @@ func (f *fake) List() (list []dm.Entry, err error) {
 		return nil
 	})
 	return list, err
+}
+
+// send sends I/O to a table.
+func (f *fake) send(name string) *fakeIO {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	x := &fakeIO{table: name, at: name}
+	f.ios = append(f.ios, x)
+	f.flow()
+	return x
+}
+
+// set changes what becomes of I/O.
+func (f *fake) set(change func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	change()
+	f.flow()
+}
+
+// flow moves all I/O as far as it gets.
+func (f *fake) flow() {
+	for moved := true; moved; {
+		moved = false
+		for _, x := range f.ios {
+			moved = f.move(x) || moved
+		}
+	}
+}
+
+func (f *fake) move(x *fakeIO) bool {
+	d, table := f.devices[x.at], f.devices[x.table]
+	if x.end != "" || d == nil || d.live == nil || d.Suspended {
+		return false
+	}
+	if x.at != x.table {
+		return f.moveInLeg(x, d.live, table.live, d.Number())
+	}
+	switch i := d.live.choose(); {
+	case i >= 0:
+		x.at = f.byNumber(d.live.paths[i]).Name
+	case !d.live.queues:
+		x.end = "EIO"
+	default:
+		return false
+	}
+	return true
+}
+
+func (f *fake) moveInLeg(x *fakeIO, leg, above *fakeTable, number string) bool {
+	switch {
+	case leg.target == "linear" && f.silent[leg.path]:
+		return false
+	case leg.target == "linear" && !f.dead[leg.path]:
+		x.end = leg.path
+	default:
+		x.at = x.table
+		if i := slices.Index(above.paths, number); i >= 0 {
+			above.failed[i] = true
+		}
+	}
+	return true
 }
 
 // breakAt arms the fault for the n-th of the calls to come.
@@ -298,15 +463,41 @@ func (f *fake) look(name string) fakeDevice {
 	return *f.devices[name]
 }
 
-// wantWell fails unless the table is active, queueing, not suspended, on the
-// path wanted and of its size, with no table beside it.
+// wantWell fails unless the volume is as it has to be over p: the table queueing,
+// of its size, with a path through each leg of which one is failed; both legs
+// linear on p; nothing suspended or loaded beside.
 func (f *fake) wantWell(t *testing.T, name string, p Path) {
 	t.Helper()
-	d := f.look(name)
-	want := fakeTable{path: p.dev(), sectors: uint64(p.SizeBytes / sectorSize), active: true, queues: true}
-	if d.live == nil || *d.live != want || d.fresh != nil || d.Suspended {
-		t.Fatalf("%+v with table %+v and new table %+v, want %+v", d.Device, d.live, d.fresh, want)
+	top := f.look(name)
+	if top.live == nil || top.Suspended || top.fresh != nil || !top.live.queues || top.live.sectors != p.sectors() || top.live.failed[0] == top.live.failed[1] {
+		t.Fatalf("%s, want it well", f.text(name))
 	}
+	for _, suffix := range legSuffixes {
+		leg := f.look(name + suffix)
+		if leg.live == nil || leg.Suspended || leg.fresh != nil || leg.live.path != p.dev() || leg.live.sectors != p.sectors() ||
+			!slices.Contains(top.live.paths, leg.Number()) {
+			t.Fatalf("%s, want it well on %s", f.text(name), p.dev())
+		}
+	}
+}
+
+// text is all about the devices of a volume.
+func (f *fake) text(name string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := name + ":"
+	for _, suffix := range []string{"", legSuffixes[0], legSuffixes[1]} {
+		d := f.devices[name+suffix]
+		if d == nil {
+			continue
+		}
+		out += fmt.Sprintf(" [%s%s suspended=%v live=%+v", suffix, d.Number(), d.Suspended, d.live)
+		if d.fresh != nil {
+			out += fmt.Sprintf(" fresh=%+v", d.fresh)
+		}
+		out += "]"
+	}
+	return out
 }
 
 func dumpCalls(f *fake) string {

@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -66,57 +63,48 @@ type State struct {
 	Device
 	OpenCount int
 	SizeBytes int64
-	// Path is the device number below, MAJOR:MINOR; Active says that I/O is sent
-	// there, and not held back since it failed.
+	// Path is the device number of the disk below, MAJOR:MINOR, or of the last one;
+	// Active says that I/O is sent there.
 	Path   string
 	Active bool
-	// Below is how much I/O was sent there and is not done.
-	Below int
+	// Holds says that what comes, or some of it, is collected for the next path.
+	Holds bool
 	// Queues is false once waiting was given up.
 	Queues    bool
 	Suspended bool
-	// NewTable is a table that was loaded and not put to use.
+	// NewTable is one that was loaded and not put to use.
 	NewTable bool
 	HasTable bool
+	// Untidy is what a Feed was killed in: I/O goes on, or waits, and another makes
+	// it whole.
+	Untidy bool
 }
 
 // On says whether the table sends its I/O to p.
-func (s State) On(p Path) bool { return s.HasTable && s.Active && s.Path == p.dev() }
+func (s State) On(p Path) bool { return s.HasTable && s.Active && !s.Holds && s.Path == p.dev() }
+
+// Whole says whether the table is as it should be over p: there is nothing to feed.
+func (s State) Whole(p Path) bool {
+	return s.On(p) && s.Queues && !s.Suspended && !s.NewTable && !s.Untidy && s.SizeBytes == p.SizeBytes
+}
 
 // State looks at a table; dm.ErrNotFound if there is none.
 func (g *Guards) State(name string) (State, error) {
-	d, status, err := g.dm.Status(name)
+	l, err := g.look(name)
 	if err != nil {
 		return State{}, err
 	}
 	s := State{
-		Device: g.device(d), OpenCount: d.OpenCount, SizeBytes: int64(status.Sectors) * sectorSize,
-		Suspended: d.Suspended, NewTable: d.HasNewTable, HasTable: d.HasTable,
+		Device: g.device(l.top), OpenCount: l.top.OpenCount, SizeBytes: int64(l.size) * sectorSize,
+		Suspended: l.top.Suspended, NewTable: l.top.HasNewTable, HasTable: l.top.HasTable, Queues: l.queues,
 	}
-	if !d.HasTable || status.Text == "" {
-		s.HasTable = false
-		return s, nil
+	s.Path, s.Active = l.below()
+	for _, x := range l.legs {
+		s.Holds = s.Holds || x.collects()
+		s.NewTable = s.NewTable || x.HasNewTable
 	}
-	below, err := parseStatus(status.Text)
-	if err != nil {
-		return State{}, err
-	}
-	s.Path, s.Active, s.Below = below.dev, below.active, below.below
-	_, table, err := g.dm.Table(name)
-	if err != nil {
-		return State{}, err
-	}
-	s.Queues, err = parseTable(table.Text)
-	// A suspend takes the flag away and keeps it for the resume; what was given
-	// up is never suspended.
-	s.Queues = s.Queues || s.Suspended
-	return s, err
-}
-
-// Spins says whether the table holds I/O back itself, with none of it below: then
-// what waits keeps a processor busy, see Park.
-func (s State) Spins() bool {
-	return s.HasTable && !s.Suspended && !s.Active && s.Queues && s.Below == 0
+	s.Untidy = l.untidy()
+	return s, nil
 }
 
 func (g *Guards) device(d dm.Device) Device {
@@ -134,7 +122,7 @@ func (g *Guards) Ensure(ctx context.Context, name string, p Path, readOnly bool,
 		return Device{}, err
 	}
 	defer release()
-	_, err = g.dm.Create(name, Prefix+strings.TrimPrefix(name, namePrefix))
+	_, err = g.dm.Create(name, uuidOf(name))
 	if err != nil && !errors.Is(err, dm.ErrExists) {
 		return Device{}, err
 	}
@@ -158,11 +146,11 @@ func (g *Guards) Feed(name string, p Path, readOnly bool, proof Proof) error {
 }
 
 func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof) (err error) {
-	s, err := g.State(name)
+	l, err := g.look(name)
 	if err != nil {
 		return err
 	}
-	steps := plan(s, p)
+	steps := l.plan(p)
 	if len(steps) == 0 {
 		return nil
 	}
@@ -175,12 +163,7 @@ func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof) (err erro
 	if err := proof(); err != nil {
 		return fmt.Errorf("guard %s: %w", name, err)
 	}
-	for _, x := range steps {
-		if err := g.take(x, name, p, readOnly, proof); err != nil {
-			return fmt.Errorf("guard %s: %s: %w", name, x, err)
-		}
-	}
-	return nil
+	return g.carryOut(change{name: name, layout: l, path: p, readOnly: readOnly, proof: proof}, steps)
 }
 
 // openPath opens the node of p, if it is still that device.
@@ -207,171 +190,77 @@ func isDevice(f *os.File, p Path) error {
 	return nil
 }
 
-// step is one change of a table.
-type step string
-
-const (
-	drop      step = "drop the table that was never put to use"
-	load      step = "load the table"
-	suspend   step = "suspend"
-	resume    step = "resume"
-	queueing  step = "queue while there is no path"
-	reinstate step = "reinstate the path"
-)
-
-// plan is a pure function: what makes a table that looks like s send its I/O
-// to p.
-func plan(s State, p Path) []step {
-	var steps []step
-	if s.NewTable {
-		steps = append(steps, drop) // whose path it has is not known any more
-	}
-	switch {
-	case !s.HasTable:
-		return append(steps, load, resume)
-	case s.Suspended || s.Path != p.dev() || s.SizeBytes != p.SizeBytes/sectorSize*sectorSize:
-		// A suspended target refuses messages (EBUSY): a fresh table is the way out
-		// that needs none.
-		steps = append(steps, load)
-		if !s.Suspended {
-			steps = append(steps, suspend)
-		}
-		return append(steps, resume)
-	}
-	if !s.Queues {
-		steps = append(steps, queueing)
-	}
-	if !s.Active {
-		steps = append(steps, reinstate)
-	}
-	return steps
-}
-
-func (g *Guards) take(x step, name string, p Path, readOnly bool, proof Proof) error {
-	switch x {
-	case drop:
-		return g.dm.Clear(name)
-	case load:
-		if err := g.dm.Load(name, multipathTable(p, readOnly)); err != nil {
-			return err
-		}
-		// The new table holds the device itself now; nothing has been sent there.
-		if err := proof(); err != nil {
-			return errors.Join(err, g.dm.Clear(name)) // or whoever resumes next puts it to use
-		}
-		return nil
-	case suspend:
-		return g.dm.Suspend(name)
-	case resume:
-		_, err := g.dm.Resume(name, dm.NoScan)
-		return err
-	case queueing:
-		return g.dm.Message(name, "queue_if_no_path")
-	default:
-		return g.dm.Message(name, "reinstate_path "+p.dev())
-	}
-}
-
-// Hold keeps I/O back in the table instead of sending it to a path that does
-// not answer: what waits below would go out before anybody has looked at what
-// comes back. Feed ends it. It does nothing while another call is at the table.
-func (g *Guards) Hold(name, path string) error {
+// Hold has what comes wait for the next Feed instead of sending it to a path that
+// does not answer: what waits below would go out before anybody has looked at what
+// comes back. It is also what makes waiting cheap: a multipath target without any
+// path keeps a processor busy for as long as something waits in it, because its
+// worker takes what is queued, finds no path and queues it again (dm-mpath.c,
+// process_queued_bios). It does nothing while another call is at the table, or to
+// one that fails its I/O.
+func (g *Guards) Hold(name string) error {
 	release, ok := g.tryHold(name)
 	if !ok {
 		return nil
 	}
 	defer release()
-	return g.dm.Message(name, "fail_path "+path)
-}
-
-// Park suspends a table that holds I/O back. A multipath target without a path
-// keeps a processor busy for as long as anything waits in it: its worker takes
-// what is queued, finds no path and queues it again (dm-mpath.c,
-// process_queued_bios). What waits for a suspended device costs nothing. It does
-// nothing while I/O is under way below, which a suspend would wait for, or another
-// call is at the table. Feed ends it.
-func (g *Guards) Park(name string) error {
-	release, ok := g.tryHold(name)
-	if !ok {
-		return nil
-	}
-	defer release()
-	s, err := g.State(name)
-	if err != nil || !s.Spins() {
+	l, err := g.look(name)
+	if err != nil {
 		return err
 	}
-	return g.dm.Suspend(name)
+	return g.carryOut(change{name: name, layout: l}, l.planHold())
 }
 
 // GiveUp ends the waiting of one volume: what waits and what comes fails until
-// Feed. No table is no error.
-func (g *Guards) GiveUp(name string) error {
-	s, err := g.stopQueueing(name)
-	if s.Active {
-		// What is below may wait too, and as long as it likes.
-		err = errors.Join(err, g.dm.Message(name, "fail_path "+s.Path))
-	}
-	return err
-}
+// Feed. No table is no error. ErrBusy if another call is at it and will let I/O go
+// on.
+func (g *Guards) GiveUp(name string) error { return g.end(name, true) }
 
 // StopQueueing makes a table one that fails its I/O when the path is lost, and
-// leaves the path. Feed ends it. No table is no error.
-func (g *Guards) StopQueueing(name string) error {
-	_, err := g.stopQueueing(name)
-	return err
-}
+// leaves the path. Feed ends it. No table is no error. ErrBusy as with GiveUp.
+func (g *Guards) StopQueueing(name string) error { return g.end(name, false) }
 
-// stopQueueing also returns the table as it was, if it has come as far as telling
-// it.
-func (g *Guards) stopQueueing(name string) (State, error) {
-	s, err := g.State(name)
+// end does not wait for another call: that may be waiting for just what is to end.
+func (g *Guards) end(name string, now bool) error {
+	release, ok := g.tryHold(name)
+	if ok {
+		defer release()
+	}
+	l, err := g.look(name)
 	if errors.Is(err, dm.ErrNotFound) {
-		return State{}, nil
-	}
-	if err != nil || !s.HasTable {
-		return State{}, err
-	}
-	if err := g.awake(name, s); err != nil {
-		return State{}, err
-	}
-	return s, g.dm.Message(name, "fail_if_no_path")
-}
-
-// awake resumes what is parked, or was left suspended by a killed swap, on the
-// table that it had: whoever could vouch for another is gone. ErrBusy if a swap
-// is still under way, and about to resume itself.
-func (g *Guards) awake(name string, s State) error {
-	if !s.Suspended {
 		return nil
 	}
-	release, ok := g.tryHold(name)
-	if !ok {
+	if err != nil {
+		return err
+	}
+	if !ok && l.suspended() {
 		return fmt.Errorf("guard %s: %w", name, volume.ErrBusy)
 	}
-	defer release()
-	if err := g.dm.Clear(name); err != nil {
-		return fmt.Errorf("guard %s: %w", name, err)
-	}
-	if _, err := g.dm.Resume(name, dm.NoScan); err != nil {
-		return fmt.Errorf("guard %s: %w", name, err)
-	}
-	return nil
+	return g.carryOut(change{name: name, layout: l}, l.planEnd(now))
 }
 
 // pollEvery is how often a table that is in use is tried again: udev or a
 // person may be looking at it.
 const pollEvery = 20 * time.Millisecond
 
-// Remove removes a table once nothing has it open, waiting for that as long as
-// ctx lives (volume.ErrPending). No table is no error.
+// Remove removes a table and its legs once nothing has it open, waiting for that as
+// long as ctx lives (volume.ErrPending). No table is no error.
 func (g *Guards) Remove(ctx context.Context, name string) error {
 	release, err := g.hold(ctx, name)
 	if err != nil {
 		return err
 	}
 	defer release()
+	for _, device := range []string{name, name + legSuffixes[0], name + legSuffixes[1]} {
+		if err := g.remove(ctx, device); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (g *Guards) remove(ctx context.Context, device string) error {
 	for {
-		err := g.dm.Remove(name)
+		err := g.dm.Remove(device)
 		if err == nil || errors.Is(err, dm.ErrNotFound) {
 			return nil
 		}
@@ -381,88 +270,7 @@ func (g *Guards) Remove(ctx context.Context, name string) error {
 		select {
 		case <-time.After(pollEvery):
 		case <-ctx.Done():
-			return fmt.Errorf("guard %s: something has the volume open: %w (%w)", name, volume.ErrPending, err)
-		}
-	}
-}
-
-// List returns the names of all our tables, with their event numbers: the very
-// same map as before while the device mapper returns the same list. It is not to
-// be changed.
-func (g *Guards) List() (map[string]uint32, error) {
-	list, err := g.dm.List()
-	if err != nil {
-		return nil, err
-	}
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(list) > 0 && len(list) == len(g.last) && &list[0] == &g.last[0] {
-		return g.events, nil
-	}
-	g.last, g.events = list, eventsOf(list)
-	return g.events, nil
-}
-
-func eventsOf(list []dm.Entry) map[string]uint32 {
-	out := map[string]uint32{}
-	for _, e := range list {
-		if strings.HasPrefix(e.Name, namePrefix) {
-			out[e.Name] = e.Events
-		}
-	}
-	return out
-}
-
-// Close lets nothing new begin and waits for what is under way, as long as ctx
-// lives: a process that ends interrupts its suspends, and a multipath target
-// whose suspend was interrupted queues no more until it is told to.
-func (g *Guards) Close(ctx context.Context) {
-	g.mu.Lock()
-	g.closed = true
-	under := slices.Collect(maps.Values(g.held))
-	g.mu.Unlock()
-	for _, done := range under {
-		select {
-		case <-done:
-		case <-ctx.Done():
-		}
-	}
-}
-
-func (g *Guards) tryHold(name string) (release func(), ok bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed || g.held[name] != nil {
-		return nil, false
-	}
-	done := make(chan struct{})
-	g.held[name] = done
-	return func() {
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		delete(g.held, name)
-		close(done)
-	}, true
-}
-
-func (g *Guards) hold(ctx context.Context, name string) (func(), error) {
-	for {
-		if release, ok := g.tryHold(name); ok {
-			return release, nil
-		}
-		g.mu.Lock()
-		done, closed := g.held[name], g.closed
-		g.mu.Unlock()
-		if closed {
-			return nil, fmt.Errorf("guard %s: %w: this process is ending", name, volume.ErrUnavailable)
-		}
-		if done == nil {
-			continue
-		}
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("guard %s: another call is at it: %w (%w)", name, volume.ErrPending, ctx.Err())
+			return fmt.Errorf("guard %s: something has the volume open: %w (%w)", device, volume.ErrPending, err)
 		}
 	}
 }

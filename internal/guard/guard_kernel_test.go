@@ -179,7 +179,7 @@ func (b *bench) state() State {
 func (b *bench) healthy(p Path) {
 	b.t.Helper()
 	s := b.state()
-	if !s.On(p) || !s.Queues || s.Suspended || s.NewTable || s.SizeBytes != p.SizeBytes {
+	if !s.Whole(p) {
 		b.t.Fatalf("not well on %s: %+v", p.dev(), s)
 	}
 	size, err := os.ReadFile("/sys/block/" + s.Disk + "/size")
@@ -245,32 +245,32 @@ func (b *bench) holds(file string, block int64, fill byte) {
 	}
 }
 
-// What waits in a table without a path keeps a processor busy, and does not once
-// the table is parked.
-func TestKernelPark(t *testing.T) {
+// What waits in a table without a path keeps a processor busy; what is held does
+// not.
+func TestKernelHoldIsIdle(t *testing.T) {
 	b := newBench(t)
 	file := sparse(t, fileSize)
 	p := loop(t, file)
 	d := b.ensure(p)
-	b.must(b.g.Hold(b.name, p.dev()))
+	b.failPaths()
 	w := b.write(d, 1, 'b')
 	b.waits("write", w)
 	busy := b.worker(time.Second)
-	b.must(b.g.Park(b.name))
-	if s := b.state(); !s.Suspended || !s.Queues || s.Active {
-		t.Errorf("parked: %+v", s)
+	b.must(b.g.Hold(b.name))
+	if s := b.state(); s.Suspended || !s.Queues || s.Active || !s.Holds {
+		t.Errorf("held: %+v", s)
 	}
-	parked := b.worker(time.Second)
-	b.waits("parked write", w)
-	t.Logf("in a second the worker of the multipath target computed for %s, and parked for %s", busy, parked)
+	held := b.worker(time.Second)
+	b.waits("held write", w)
+	t.Logf("in a second the worker of the multipath target computed for %s without a path, and held for %s", busy, held)
 	if busy < 200*time.Millisecond {
-		t.Error("a table that only holds costs nothing: there is no need to park any more")
+		t.Error("a table without a path costs nothing: there is no need for a leg to collect in any more")
 	}
-	if parked > 50*time.Millisecond {
-		t.Error("a parked table is not idle")
+	if held > 50*time.Millisecond {
+		t.Error("a table that is held is not idle")
 	}
 	late := b.write(d, 2, 'c')
-	b.waits("write to a parked table", late)
+	b.waits("write to what is held", late)
 	b.feed(p)
 	b.healthy(p)
 	b.must(b.ends("write", w))
@@ -278,13 +278,22 @@ func TestKernelPark(t *testing.T) {
 	b.holds(file, 1, 'b')
 	b.holds(file, 2, 'c')
 
-	b.must(b.g.Hold(b.name, p.dev()))
+	b.must(b.g.Hold(b.name))
 	w = b.write(d, 3, 'd')
 	b.waits("write", w)
-	b.must(b.g.Park(b.name))
 	b.must(b.g.GiveUp(b.name))
 	if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
 		t.Errorf("given up: %v", err)
+	}
+}
+
+// failPaths is what errors of the disk do.
+func (b *bench) failPaths() {
+	b.t.Helper()
+	l, err := b.g.look(b.name)
+	b.must(err)
+	for _, x := range l.legs {
+		b.must(b.c.Message(b.name, "fail_path "+x.Number()))
 	}
 }
 
@@ -320,41 +329,66 @@ func (b *bench) workers() map[string]time.Duration {
 	return out
 }
 
-// A table that has I/O below is not parked: that would wait for it.
-func TestKernelParkBusyBelow(t *testing.T) {
-	slow := newSlow(t, sparse(t, fileSize))
+// What was sent below stays there while the table is held, and also while another
+// disk takes what comes; once it ends, the leg is of use again.
+func TestKernelBusyBelow(t *testing.T) {
+	file := sparse(t, fileSize)
+	slow := newSlow(t, file)
 	b := newBench(t)
+	other := loop(t, file)
 	d := b.ensure(slow.path)
 	slow.stop()
-	w := b.write(d, 1, 'b')
-	b.waits("write", w)
-	b.must(b.g.Hold(b.name, slow.path.dev()))
-	if s := b.state(); s.Below != 1 || s.Active {
+	stuck := b.write(d, 1, 'b')
+	b.waits("write", stuck)
+	b.must(b.g.Hold(b.name))
+	if s := b.state(); !s.Holds || s.Active {
 		t.Errorf("held, one write below: %+v", s)
 	}
-	b.must(b.g.Park(b.name))
-	if s := b.state(); s.Suspended || !s.Queues {
-		t.Errorf("parked with a write below: %+v", s)
-	}
+	w := b.write(d, 2, 'c')
+	b.waits("held write", w)
+	b.feed(other)
+	b.must(b.ends("held write", w))
+	b.holds(file, 2, 'c')
+	b.healthy(other)
+	b.waits("write below", stuck)
 	slow.goOn()
-	b.must(b.ends("write", w))
-	b.must(b.g.Park(b.name))
-	if s := b.state(); !s.Suspended || s.Below != 0 {
-		t.Errorf("parked: %+v", s)
+	b.must(b.ends("write below", stuck))
+	b.holds(file, 1, 'b')
+	if s := b.state(); s.Whole(other) {
+		t.Errorf("nobody is told that the other leg can be had: %+v", s)
 	}
-	b.feed(slow.path)
-	b.healthy(slow.path)
+	b.feed(other)
+	b.healthy(other)
+	b.free(slow.path)
+}
+
+// free fails if something has a disk that was swapped for another.
+func (b *bench) free(p Path) {
+	b.t.Helper()
+	f, err := os.OpenFile(p.Node, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		b.t.Fatalf("%s is still claimed: %v", p.Node, err)
+	}
+	b.must(f.Close())
 }
 
 // slow is a disk that can be made to keep what it is given.
 type slow struct {
-	t    *testing.T
-	c    *dm.Client
-	name string
-	path Path
+	t       *testing.T
+	c       *dm.Client
+	name    string
+	path    Path
+	below   string // parameters of its linear table
+	sectors uint64
 }
 
 func newSlow(t *testing.T, file string) *slow {
+	t.Helper()
+	return namedSlow(t, "slow", file)
+}
+
+// namedSlow leaves a note of what is below for other processes.
+func namedSlow(t *testing.T, name, file string) *slow {
 	t.Helper()
 	loadModules(t)
 	below := loop(t, file)
@@ -362,18 +396,18 @@ func newSlow(t *testing.T, file string) *slow {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &slow{t: t, c: c, name: "slow"}
+	s := &slow{t: t, c: c, name: name, below: below.dev() + " 0", sectors: below.sectors()}
 	d, err := c.Create(s.name, "")
-	if err == nil {
-		err = c.Load(s.name, dm.Table{Sectors: uint64(below.SizeBytes / sectorSize), Target: "linear", Params: below.dev() + " 0"})
+	if err := errors.Join(err, os.WriteFile("/run/"+name, []byte(s.below), 0o600)); err != nil {
+		t.Fatal(err)
 	}
-	if err != nil {
+	if err := c.Load(s.name, dm.Table{Sectors: s.sectors, Target: "linear", Params: s.below}); err != nil {
 		t.Fatal(err)
 	}
 	s.goOn()
 	t.Cleanup(func() {
 		s.goOn()
-		if err := errors.Join(c.Remove(s.name), c.Close()); err != nil {
+		if err := errors.Join(c.Remove(s.name), c.Close(), os.Remove("/run/"+name)); err != nil {
 			t.Error(err)
 		}
 	})
@@ -405,13 +439,13 @@ func TestKernelHold(t *testing.T) {
 	b.must(b.ends("write", b.write(d, 0, 'a')))
 	b.holds(file, 0, 'a')
 
-	b.must(b.g.Hold(b.name, p.dev()))
-	if s := b.state(); s.Active || !s.Queues || s.Suspended || s.Path != p.dev() {
+	b.must(b.g.Hold(b.name))
+	if s := b.state(); s.Active || !s.Holds || !s.Queues || s.Suspended || s.Path != p.dev() {
 		t.Errorf("held: %+v", s)
 	}
 	w := b.write(d, 1, 'b')
 	b.waits("write", w)
-	b.must(b.g.Hold(b.name, p.dev())) // again changes nothing
+	b.must(b.g.Hold(b.name)) // again changes nothing
 	b.waits("write", w)
 	b.feed(p)
 	b.must(b.ends("write", w))
@@ -424,7 +458,7 @@ func TestKernelSwap(t *testing.T) {
 	file := sparse(t, fileSize)
 	old, fresh := loop(t, file), loop(t, file)
 	d := b.ensure(old)
-	b.must(b.g.Hold(b.name, old.dev()))
+	b.must(b.g.Hold(b.name))
 	w := b.write(d, 2, 'c')
 	b.waits("write", w)
 	b.feed(fresh)
@@ -432,11 +466,7 @@ func TestKernelSwap(t *testing.T) {
 	b.holds(file, 2, 'c')
 	b.healthy(fresh)
 	// Nothing has the old one any more, so that it can go and its number come back.
-	claim, err := os.OpenFile(old.Node, os.O_RDWR|unix.O_EXCL, 0)
-	if err != nil {
-		t.Fatalf("the old device is still claimed: %v", err)
-	}
-	b.must(claim.Close())
+	b.free(old)
 	if _, err := os.OpenFile(fresh.Node, os.O_RDWR|unix.O_EXCL, 0); !errors.Is(err, unix.EBUSY) {
 		t.Errorf("the new device is not claimed: %v", err)
 	}
@@ -458,7 +488,7 @@ func TestKernelFilesystem(t *testing.T) {
 			run(t, "umount", dir)
 		}
 	}()
-	b.must(b.g.Hold(b.name, old.dev()))
+	b.must(b.g.Hold(b.name))
 	done := make(chan error, 1)
 	go func() { done <- writeSynced(filepath.Join(dir, "x")) }()
 	b.waits("fsync", done)
@@ -484,7 +514,7 @@ func TestKernelGiveUp(t *testing.T) {
 	file := sparse(t, fileSize)
 	p := loop(t, file)
 	d := b.ensure(p)
-	b.must(b.g.Hold(b.name, p.dev()))
+	b.must(b.g.Hold(b.name))
 	w := b.write(d, 0, 'a')
 	b.waits("write", w)
 
@@ -556,14 +586,14 @@ func TestKernelGrowth(t *testing.T) {
 	b.healthy(large)
 }
 
-// A table that is larger than what is below is refused when it is put to use;
-// the one before stays, suspended, and the next Feed goes on.
+// A leg that is larger than what is below is refused when it is put to use; the
+// one before stays, suspended, and the next Feed goes on.
 func TestKernelResumeFails(t *testing.T) {
 	b := newBench(t)
 	file := sparse(t, fileSize)
 	p, other := loop(t, file), loop(t, file)
 	d := b.ensure(p)
-	b.must(b.g.Hold(b.name, p.dev()))
+	b.must(b.g.Hold(b.name))
 	w := b.write(d, 1, 'r')
 	b.waits("write", w)
 	wrong := other
@@ -572,7 +602,7 @@ func TestKernelResumeFails(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	b.waits("write", w)
-	if s := b.state(); s.Path != p.dev() || !s.Suspended {
+	if s := b.state(); s.Path != p.dev() || !s.Holds {
 		t.Errorf("%+v", s)
 	}
 	b.feed(other)
@@ -635,23 +665,30 @@ func TestKernelWrongDevice(t *testing.T) {
 	b.healthy(p)
 }
 
-// killed is what a process leaves that dies between two steps of a swap from
-// one path to another.
-var killed = map[string]func(c *dm.Client, name string, to Path) error{
-	"loaded":            func(c *dm.Client, name string, to Path) error { return c.Load(name, multipathTable(to, false)) },
-	"suspended":         func(c *dm.Client, name string, _ Path) error { return c.Suspend(name) },
-	"loaded, suspended": loadAndSuspend,
-	"all of it": func(c *dm.Client, name string, to Path) error {
-		_, err := c.Resume(name, dm.NoScan)
-		return errors.Join(loadAndSuspend(c, name, to), err)
+// killed is what a process leaves that dies between two steps.
+var killed = map[string]func(b *bench, to Path) error{
+	"leg loaded":          func(b *bench, to Path) error { return b.loadLeg("-b", to) },
+	"leg suspended":       func(b *bench, _ Path) error { return b.c.Suspend(b.name + "-b") },
+	"front suspended":     func(b *bench, _ Path) error { return b.c.Suspend(b.name + "-a") },
+	"leg loaded, stopped": func(b *bench, to Path) error { return errors.Join(b.loadLeg("-b", to), b.c.Suspend(b.name+"-b")) },
+	"table loaded":        func(b *bench, _ Path) error { return b.loadTable() },
+	"table suspended":     func(b *bench, _ Path) error { return b.c.Suspend(b.name) },
+	"all of it, suspended": func(b *bench, to Path) error {
+		return errors.Join(b.loadLeg("-b", to), b.loadTable(), b.c.Suspend(b.name))
 	},
 }
 
-func loadAndSuspend(c *dm.Client, name string, to Path) error {
-	return errors.Join(c.Load(name, multipathTable(to, false)), c.Suspend(name))
+func (b *bench) loadLeg(leg string, to Path) error {
+	return b.c.Load(b.name+leg, linearTable(to, false))
 }
 
-// Whatever a killed swap left, and whichever device comes next, a Feed ends
+func (b *bench) loadTable() error {
+	l, err := b.g.look(b.name)
+	b.must(err)
+	return b.c.Load(b.name, multipathTable(l.legs[0].Number(), l.legs[1].Number(), l.size, false))
+}
+
+// Whatever a killed call left, and whichever device comes next, a Feed ends
 // with what waited being written.
 func TestKernelFeedHeals(t *testing.T) {
 	for left, kill := range killed {
@@ -666,44 +703,46 @@ func TestKernelFeedHeals(t *testing.T) {
 	}
 }
 
-func feedHeals(t *testing.T, kill func(*dm.Client, string, Path) error, held bool, next int) {
+func feedHeals(t *testing.T, kill func(*bench, Path) error, held bool, next int) {
 	b := newBench(t)
 	file := sparse(t, fileSize)
 	paths := []Path{loop(t, file), loop(t, file), loop(t, file)}
 	d := b.ensure(paths[0])
 	if held {
-		b.must(b.g.Hold(b.name, paths[0].dev()))
+		b.must(b.g.Hold(b.name))
 	}
-	b.must(kill(b.c, b.name, paths[1]))
+	b.must(kill(b, paths[1]))
 	w := b.write(d, 5, 'k')
-	if s := b.state(); held || s.Suspended {
+	if held {
 		b.waits("write", w)
 	}
 	b.feed(paths[next])
 	b.must(b.ends("write", w))
 	b.holds(file, 5, 'k')
+	b.feed(paths[next]) // the write may have been under way below the leg that was left
 	b.healthy(paths[next])
 }
 
 // What an Ensure leaves that was killed is gone on with by the next.
 func TestKernelEnsureHeals(t *testing.T) {
-	for _, left := range []string{"created", "loaded", "loaded another"} {
+	for _, left := range []string{"created", "leg", "earlier"} {
 		t.Run(left, func(t *testing.T) {
 			b := newBench(t)
 			file := sparse(t, fileSize)
 			p, other := loop(t, file), loop(t, file)
-			_, err := b.c.Create(b.name, Prefix+strings.TrimPrefix(b.name, namePrefix))
+			_, err := b.c.Create(b.name, uuidOf(b.name))
 			b.must(err)
 			switch left {
-			case "loaded":
-				b.must(b.c.Load(b.name, multipathTable(p, false)))
-			case "loaded another":
-				b.must(b.c.Load(b.name, multipathTable(other, false)))
+			case "leg":
+				_, err := b.c.Create(b.name+"-a", uuidOf(b.name+"-a"))
+				b.must(errors.Join(err, b.loadLeg("-a", other)))
+			case "earlier":
+				b.earlier(p)
 			}
-			if s := b.state(); s.HasTable || s.On(p) {
+			if s := b.state(); s.HasTable != (left == "earlier") || s.Whole(p) {
 				t.Fatalf("before: %+v", s)
 			}
-			b.must(b.g.GiveUp(b.name)) // there is nothing to give up
+			b.must(b.g.GiveUp(b.name))
 			d := b.ensure(p)
 			b.must(b.ends("write", b.write(d, 0, 'e')))
 			b.holds(file, 0, 'e')
@@ -712,24 +751,34 @@ func TestKernelEnsureHeals(t *testing.T) {
 	}
 }
 
-// Giving up ends the waiting whatever a killed swap left, and never puts to use
-// a table that nobody vouches for.
+// earlier gives the table one path, to the disk itself: as it was once.
+func (b *bench) earlier(p Path) {
+	b.t.Helper()
+	t := multipathTable("", "", p.sectors(), false)
+	t.Params = "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + p.dev() + " 1"
+	b.must(b.c.Load(b.name, t))
+	_, err := b.c.Resume(b.name, dm.NoScan)
+	b.must(err)
+}
+
+// Giving up ends the waiting whatever a killed call left, and never puts to use
+// what nobody vouches for.
 func TestKernelGiveUpAfterKill(t *testing.T) {
-	for _, left := range []string{"loaded", "suspended", "loaded, suspended"} {
+	for left, kill := range killed {
 		t.Run(left, func(t *testing.T) {
 			b := newBench(t)
 			file, wrong := sparse(t, fileSize), sparse(t, fileSize)
 			p, stranger := loop(t, file), loop(t, wrong)
 			d := b.ensure(p)
-			b.must(b.g.Hold(b.name, p.dev()))
-			b.must(killed[left](b.c, b.name, stranger))
+			b.must(b.g.Hold(b.name))
+			b.must(kill(b, stranger))
 			w := b.write(d, 5, 'k')
 			b.waits("write", w)
 			b.must(b.g.GiveUp(b.name))
 			if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
 				t.Errorf("write: %v", err)
 			}
-			if s := b.state(); s.Queues || s.Suspended || s.Active || s.Path != p.dev() {
+			if s := b.state(); s.Queues || s.Suspended || s.Active || s.Holds {
 				t.Errorf("given up: %+v", s)
 			}
 			b.holds(wrong, 5, 0)
@@ -737,46 +786,6 @@ func TestKernelGiveUpAfterKill(t *testing.T) {
 			b.healthy(p)
 		})
 	}
-}
-
-// A swap waits for what is under way below; meanwhile the table can be looked
-// at and given up.
-func TestKernelSwapWaits(t *testing.T) {
-	b := newBench(t)
-	file := sparse(t, fileSize)
-	base, fresh := loop(t, file), loop(t, file)
-	const stuck = "guardtest-stuck"
-	low, err := b.c.Create(stuck, "TEST-"+stuck)
-	b.must(err)
-	defer func() { // once the table above it is gone
-		_ = b.g.Remove(context.Background(), b.name)
-		b.must(b.c.Remove(stuck))
-	}()
-	b.must(b.c.Load(stuck, dm.Table{Sectors: fileSize / sectorSize, Target: "linear", Params: base.dev() + " 0"}))
-	_, err = b.c.Resume(stuck, dm.NoScan)
-	b.must(err)
-	d := b.ensure(pathOf(t, "/dev/"+low.Disk()))
-
-	b.must(b.c.Suspend(stuck))
-	w := b.write(d, 4, 's')
-	b.waits("write", w)
-	fed := make(chan error, 1)
-	go func() { fed <- b.g.Feed(b.name, fresh, false, right) }()
-	b.waits("swap", fed)
-	if err := b.g.Feed(b.name, fresh, false, right); !errors.Is(err, volume.ErrBusy) {
-		t.Errorf("a second swap: %v", err)
-	}
-	if s := b.state(); !s.NewTable || s.Suspended {
-		t.Errorf("in the swap: %+v", s)
-	}
-	b.must(b.g.GiveUp(b.name))
-	b.waits("write", w)
-	_, err = b.c.Resume(stuck, dm.NoScan)
-	b.must(err)
-	b.must(b.ends("write", w))
-	b.must(b.ends("swap", fed))
-	b.holds(file, 4, 's')
-	b.healthy(fresh)
 }
 
 func TestKernelList(t *testing.T) {
@@ -791,7 +800,7 @@ func TestKernelList(t *testing.T) {
 	if _, ok := before[b.name]; !ok || len(before) != 1 {
 		t.Fatalf("listed: %v", before)
 	}
-	b.must(b.g.Hold(b.name, p.dev()))
+	b.must(b.g.Hold(b.name))
 	deadline := time.Now().Add(5 * time.Second)
 	for {
 		after, err := b.g.List()

@@ -15,8 +15,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/holdfast-csi/holdfast/internal/dm"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
@@ -68,7 +66,7 @@ func TestEnsure(t *testing.T) {
 	if want := (Device{Disk: "dm-7", Node: "/dev/dm-7", Major: 254, Minor: 7}); d != want {
 		t.Errorf("got %+v, want %+v", d, want)
 	}
-	wantChanges(t, f, "create", "load", "resume")
+	wantChanges(t, f, "create", "create", "create", "load", "resume", "load", "resume", "load", "resume", "message")
 	f.wantWell(t, table, pathA)
 	if uuid := f.look(table).UUID; uuid != "HOLDFAST-test-g1" {
 		t.Errorf("UUID %q", uuid)
@@ -118,34 +116,96 @@ func TestEnsureForeign(t *testing.T) {
 
 func TestFeed(t *testing.T) {
 	t.Parallel()
+	nothing := func(*fake) {}
+	lost := func(f *fake) { lose(f, pathA) }
+	held := func(f *fake) { lose(f, pathA); holdNow(f) }
 	tests := map[string]struct {
-		before func(g *Guards, f *fake) error
+		before func(f *fake)
 		to     Path
 		want   []string
 	}{
-		"nothing to do": {func(*Guards, *fake) error { return nil }, pathA, nil},
-		"held":          {func(g *Guards, _ *fake) error { return g.Hold(table, pathA.dev()) }, pathA, []string{"message"}},
-		"given up":      {func(g *Guards, _ *fake) error { return g.GiveUp(table) }, pathA, []string{"message", "message"}},
-		"another":       {func(*Guards, *fake) error { return nil }, pathB, []string{"load", "suspend", "resume"}},
-		"held, another": {func(g *Guards, _ *fake) error { return g.Hold(table, pathA.dev()) }, pathB, []string{"load", "suspend", "resume"}},
-		"grown":         {func(*Guards, *fake) error { return nil }, grown, []string{"load", "suspend", "resume"}},
-		"suspended":     {func(_ *Guards, f *fake) error { return f.Suspend(table) }, pathA, []string{"load", "resume"}},
-		"loaded":        {func(_ *Guards, f *fake) error { return f.Load(table, multipathTable(pathC, false)) }, pathA, []string{"clear"}},
+		"nothing to do":    {nothing, pathA, nil},
+		"held":             {held, pathA, []string{"resume"}},
+		"held, another":    {held, pathB, []string{"load", "resume", "load", "suspend", "resume"}},
+		"lost":             {lost, pathA, []string{"message"}},
+		"lost, another":    {lost, pathB, []string{"load", "suspend", "resume", "message", "load", "suspend", "resume"}},
+		"another":          {nothing, pathB, []string{"load", "suspend", "resume", "message", "message", "load", "suspend", "resume"}},
+		"given up":         {func(f *fake) { giveUpNow(f) }, pathA, []string{"message", "message"}},
+		"given up, held":   {func(f *fake) { held(f); giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume"}},
+		"grown":            {nothing, grown, []string{"load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "load", "suspend", "resume", "message"}},
+		"table suspended":  {func(f *fake) { suspendNow(f, table) }, pathA, []string{"load", "resume", "message"}},
+		"front suspended":  {func(f *fake) { suspendNow(f, table+"-a") }, pathA, []string{"resume"}},
+		"back suspended":   {func(f *fake) { suspendNow(f, table+"-b") }, pathA, []string{"resume"}},
+		"table loaded":     {func(f *fake) { loadTable(f) }, pathA, []string{"clear"}},
+		"front loaded":     {func(f *fake) { loadLeg(f, "-a") }, pathA, []string{"message", "message", "load", "suspend", "resume"}},
+		"back loaded":      {func(f *fake) { loadLeg(f, "-b") }, pathA, []string{"load", "suspend", "resume"}},
+		"of one path only": {oldTable, pathA, []string{"create", "create", "load", "resume", "load", "resume", "load", "suspend", "resume", "message"}},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f, g, o := onA(t)
-			must(t, c.before(g, f))
+			c.before(f)
+			f.set(func() { clear(f.dead) })
+			waits := f.send(table)
 			f.mend()
 			must(t, g.Feed(table, c.to, false, o.proof))
 			wantChanges(t, f, c.want...)
 			f.wantWell(t, table, c.to)
-			if o.opened != o.closed {
-				t.Errorf("opened %d, closed %d", o.opened, o.closed)
+			if s, err := g.State(table); err != nil || !s.Whole(c.to) {
+				t.Errorf("%+v, %v", s, err)
 			}
+			if x := f.send(table); x.end != c.to.dev() {
+				t.Errorf("I/O ended at %q", x.end)
+			}
+			if waits.end == "" {
+				t.Error("I/O still waits")
+			}
+			must(t, o.balanced())
 		})
 	}
+}
+
+// lose has a disk fail its I/O, with one in the table that finds out.
+func lose(f *fake, p Path) {
+	f.set(func() { f.dead[p.dev()] = true })
+	f.send(table)
+}
+
+func (f *fake) do(change func(g *Guards) error) {
+	g, _ := f.guards()
+	if err := change(g); err != nil {
+		panic(err)
+	}
+}
+
+func holdNow(f *fake)                 { f.do(func(g *Guards) error { return g.Hold(table) }) }
+func giveUpNow(f *fake)               { f.do(func(g *Guards) error { return g.GiveUp(table) }) }
+func suspendNow(f *fake, name string) { f.do(func(*Guards) error { return f.Suspend(name) }) }
+
+// loadLeg is what a Feed was killed in that was to lead to C.
+func loadLeg(f *fake, leg string) {
+	f.do(func(*Guards) error { return f.Load(table+leg, linearTable(pathC, false)) })
+}
+
+func loadTable(f *fake) {
+	a, b := f.look(table+"-a"), f.look(table+"-b")
+	f.do(func(*Guards) error {
+		return f.Load(table, multipathTable(a.Number(), b.Number(), pathC.sectors(), false))
+	})
+}
+
+// oldTable is one of an earlier version: on A itself.
+func oldTable(f *fake) {
+	f.set(func() {
+		delete(f.devices, table+"-a")
+		delete(f.devices, table+"-b")
+		f.devices["disk"] = &fakeDevice{
+			Device: dm.Device{Name: "disk", Major: pathA.Major, Minor: pathA.Minor},
+			live:   &fakeTable{target: "linear", path: pathA.dev(), sectors: pathA.sectors()},
+		}
+		f.devices[table].live.paths = []string{pathA.dev()}
+	})
 }
 
 func TestFeedMissing(t *testing.T) {
@@ -157,14 +217,14 @@ func TestFeedMissing(t *testing.T) {
 	if _, err := g.State(table); !errors.Is(err, dm.ErrNotFound) {
 		t.Errorf("state: %v", err)
 	}
-	if err := g.Hold(table, "1:1"); !errors.Is(err, dm.ErrNotFound) {
+	if err := g.Hold(table); !errors.Is(err, dm.ErrNotFound) {
 		t.Errorf("hold: %v", err)
 	}
 }
 
 func TestState(t *testing.T) {
 	t.Parallel()
-	f, g, _ := onA(t)
+	f, g, o := onA(t)
 	base := State{
 		Device: Device{Disk: "dm-0", Node: "/dev/dm-0", Major: 254}, SizeBytes: 1 << 20,
 		Path: "259:1", Active: true, Queues: true, HasTable: true,
@@ -177,19 +237,23 @@ func TestState(t *testing.T) {
 		}
 	}
 	expect("well", func(*State) {})
-	if !base.On(pathA) || base.On(pathB) {
+	if !base.On(pathA) || base.On(pathB) || !base.Whole(pathA) || base.Whole(pathB) || base.Whole(grown) {
 		t.Error("well: not on A alone")
 	}
 	f.devices[table].OpenCount = 2
 	expect("open", func(s *State) { s.OpenCount = 2 })
-	must(t, g.Hold(table, pathA.dev()))
-	expect("held", func(s *State) { s.Active = false })
+	lose(f, pathA)
+	expect("lost", func(s *State) { s.Active, s.Untidy = false, true })
+	must(t, g.Hold(table))
+	expect("held", func(s *State) { s.Holds = true })
 	if base.On(pathA) {
 		t.Error("held: on A")
 	}
+	must(t, g.Feed(table, pathB, false, o.proof))
+	expect("fed", func(s *State) { s.Path, s.Active, s.Holds, s.Untidy = pathB.dev(), true, false, false })
 	must(t, g.GiveUp(table))
-	expect("given up", func(s *State) { s.Queues = false })
-	must(t, f.Load(table, multipathTable(pathB, false)))
+	expect("given up", func(s *State) { s.Active, s.Queues, s.Untidy = false, false, true })
+	must(t, f.Load(table+"-a", linearTable(pathA, false)))
 	expect("loaded", func(s *State) { s.NewTable = true })
 	must(t, f.Suspend(table))
 	expect("suspended", func(s *State) { s.Suspended, s.Queues = true, true })
@@ -198,7 +262,7 @@ func TestState(t *testing.T) {
 // Events are those of the list, and a list that is the same is the same map.
 func TestListAgain(t *testing.T) {
 	t.Parallel()
-	f, g, _ := onA(t)
+	_, g, _ := onA(t)
 	list := func() map[string]uint32 {
 		t.Helper()
 		m, err := g.List()
@@ -206,68 +270,102 @@ func TestListAgain(t *testing.T) {
 		return m
 	}
 	before := list()[table]
-	must(t, g.Hold(table, pathA.dev()))
+	must(t, g.Hold(table))
 	if after := list()[table]; after == before {
 		t.Error("an event was missed")
 	}
-	must(t, f.Remove(table))
+	must(t, g.Remove(t.Context(), table))
 	if m := list(); len(m) != 0 {
 		t.Errorf("got %v", m)
 	}
 }
 
-// Only a table that waits and has nothing below is parked, and whatever comes
-// next takes it from there.
-func TestPark(t *testing.T) {
+// What is held collects in a leg that nothing goes through, whatever was lost, and
+// goes on when the disk is there; what was sent below before stays there.
+func TestHold(t *testing.T) {
 	t.Parallel()
-	held := func(f *fake) { f.devices[table].live.active = false }
+	nothing := func(*fake) {}
+	suspended := func(leg string) func(f *fake) { return func(f *fake) { suspendNow(f, table+leg) } }
 	tests := map[string]struct {
-		change func(*fake)
-		want   bool
+		before func(*fake)
+		want   []string // changes
+		where  string   // what comes waits
 	}{
-		"active":     {func(*fake) {}, false},
-		"held":       {held, true},
-		"busy below": {func(f *fake) { held(f); f.devices[table].live.below = 1 }, false},
-		"given up":   {func(f *fake) { held(f); f.devices[table].live.queues = false }, false},
-		"parked":     {func(f *fake) { held(f); f.devices[table].Suspended = true }, true},
+		"well":            {nothing, []string{"suspend", "message", "message"}, table + "-b"},
+		"lost":            {func(f *fake) { lose(f, pathA) }, []string{"suspend", "message"}, table + "-a"},
+		"silent":          {func(f *fake) { f.set(func() { f.silent[pathA.dev()] = true }); f.send(table) }, []string{"suspend", "message", "message"}, table + "-b"},
+		"held":            {holdNow, nil, table + "-b"},
+		"begun":           {suspended("-b"), []string{"message", "message"}, table + "-b"},
+		"front suspended": {suspended("-a"), nil, table + "-a"},
+		"table suspended": {suspended(""), nil, table},
+		"fed with B":      {func(f *fake) { f.do(feedB) }, []string{"suspend", "message", "message"}, table + "-a"},
+		"of one path":     {oldTable, []string{"message"}, table},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f, g, o := onA(t)
-			c.change(f)
-			must(t, g.Park(table))
-			if got := f.look(table).Suspended; got != c.want {
-				t.Fatalf("suspended: %v", got)
+			c.before(f)
+			f.mend()
+			must(t, g.Hold(table))
+			wantChanges(t, f, c.want...)
+			x := f.send(table)
+			if x.at != c.where || x.end != "" {
+				t.Errorf("I/O is at %q, %q: %s", x.at, x.end, f.text(table))
 			}
-			f.devices[table].live.below = 0
-			must(t, g.Feed(table, pathA, false, o.proof))
-			f.wantWell(t, table, pathA)
+			must(t, g.Hold(table))
+			wantChanges(t, f)
+			f.set(func() { clear(f.dead); clear(f.silent) })
+			must(t, g.Feed(table, pathC, false, o.proof))
+			if x.end == "" || x.end == "EIO" {
+				t.Errorf("I/O ended %q", x.end)
+			}
+			f.wantWell(t, table, pathC)
 		})
 	}
-	if err := newFakeGuards().Park(table); !errors.Is(err, dm.ErrNotFound) {
+	g, _ := newFake().guards()
+	if err := g.Hold(table); !errors.Is(err, dm.ErrNotFound) {
 		t.Errorf("no table: %v", err)
 	}
 }
 
-func newFakeGuards() *Guards { g, _ := newFake().guards(); return g }
+func feedB(g *Guards) error { return g.Feed(table, pathB, false, right) }
 
-// A parked table takes no messages, and is given up all the same.
-func TestGiveUpParked(t *testing.T) {
+// A disk that has I/O below and never answers is left behind, and the leg that
+// leads to it is used again once it is free.
+func TestBusyLeg(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(*Guards) error{
-		"give up":       func(g *Guards) error { return g.GiveUp(table) },
-		"stop queueing": func(g *Guards) error { return g.StopQueueing(table) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			f, g, _ := onA(t)
-			must(t, errors.Join(g.Hold(table, pathA.dev()), g.Park(table), end(g)))
-			if d := f.look(table); d.Suspended || d.live.queues {
-				t.Errorf("%+v, table %+v", d.Device, d.live)
-			}
-		})
+	f, g, o := onA(t)
+	f.set(func() { f.silent[pathA.dev()] = true })
+	stuck := f.send(table)
+	must(t, g.Hold(table))
+	must(t, g.Feed(table, pathB, false, o.proof))
+	if s, err := g.State(table); err != nil || !s.Whole(pathB) || stuck.end != "" {
+		t.Errorf("%+v, %v; what is stuck ended %q", s, err, stuck.end)
 	}
+	f.mend()
+	must(t, g.Hold(table)) // there is no leg for it: what comes waits in the table
+	wantChanges(t, f, "message")
+	x := f.send(table)
+	if x.at != table || x.end != "" {
+		t.Errorf("I/O is at %q, %q", x.at, x.end)
+	}
+	f.set(func() { f.silent[pathA.dev()], f.dead[pathA.dev()] = false, true })
+	must(t, g.Feed(table, pathC, false, o.proof))
+	f.wantWell(t, table, pathC)
+	if stuck.end != pathC.dev() || x.end != pathC.dev() {
+		t.Errorf("ended %q, %q", stuck.end, x.end)
+	}
+}
+
+// What fails its I/O is not held.
+func TestHoldGivenUp(t *testing.T) {
+	t.Parallel()
+	f, g, _ := onA(t)
+	must(t, g.GiveUp(table))
+	f.mend()
+	must(t, g.Hold(table))
+	wantChanges(t, f)
 }
 
 // A process that ends waits for the table that it is changing, lets nothing new
@@ -276,8 +374,8 @@ func TestClose(t *testing.T) {
 	t.Parallel()
 	f, g, o := onA(t)
 	under, goOn := make(chan struct{}), make(chan struct{})
-	f.before = func(op, _ string) {
-		if op == "suspend" {
+	f.before = func(op, name string) {
+		if op == "suspend" && name == table+"-b" {
 			close(under)
 			<-goOn
 		}
@@ -319,44 +417,34 @@ func TestStateNoTable(t *testing.T) {
 	}
 }
 
-func TestHold(t *testing.T) {
-	t.Parallel()
-	f, g, _ := onA(t)
-	must(t, g.Hold(table, pathA.dev()))
-	must(t, g.Hold(table, pathA.dev()))
-	wantChanges(t, f, "message", "message")
-	if live := f.look(table).live; live.active || !live.queues {
-		t.Errorf("%+v", live)
-	}
-	if err := g.Hold(table, pathB.dev()); !errors.Is(err, unix.EINVAL) {
-		t.Errorf("another path: %v", err)
-	}
-}
-
 func TestGiveUp(t *testing.T) {
 	t.Parallel()
-	nothing := func(*Guards, *fake) error { return nil }
 	tests := map[string]struct {
-		before func(g *Guards, f *fake) error
+		before func(f *fake)
 		want   []string
 	}{
-		"live":      {nothing, []string{"message", "message"}},
-		"held":      {func(g *Guards, _ *fake) error { return g.Hold(table, pathA.dev()) }, []string{"message"}},
-		"loaded":    {func(_ *Guards, f *fake) error { return f.Load(table, multipathTable(pathB, false)) }, []string{"message", "message"}},
-		"suspended": {func(_ *Guards, f *fake) error { return f.Suspend(table) }, []string{"clear", "resume", "message", "message"}},
-		"loaded, suspended": {func(_ *Guards, f *fake) error {
-			return errors.Join(f.Load(table, multipathTable(pathB, false)), f.Suspend(table))
-		}, []string{"clear", "resume", "message", "message"}},
+		"well":            {func(*fake) {}, []string{"message", "message"}},
+		"lost":            {func(f *fake) { lose(f, pathA) }, []string{"message"}},
+		"held":            {holdNow, []string{"message", "message", "load", "resume"}},
+		"loaded":          {func(f *fake) { loadLeg(f, "-b") }, []string{"message", "message"}},
+		"held, loaded":    {func(f *fake) { holdNow(f); loadLeg(f, "-b") }, []string{"message", "message", "load", "resume"}},
+		"suspended":       {func(f *fake) { suspendNow(f, table) }, []string{"clear", "resume", "message", "message"}},
+		"front suspended": {func(f *fake) { suspendNow(f, table+"-a") }, []string{"message", "message", "load", "resume"}},
+		"of one path":     {oldTable, []string{"message", "message"}},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			f, g, o := onA(t)
-			must(t, c.before(g, f))
+			c.before(f)
+			x := f.send(table)
 			f.mend()
 			must(t, g.GiveUp(table))
 			wantChanges(t, f, c.want...)
-			wantGivenUp(t, f, pathA)
+			wantGivenUp(t, f)
+			if x.end == "" || x.end == pathC.dev() {
+				t.Errorf("what waited ended %q", x.end)
+			}
 			must(t, g.GiveUp(table))
 			must(t, g.Feed(table, pathB, false, o.proof))
 			f.wantWell(t, table, pathB)
@@ -364,12 +452,16 @@ func TestGiveUp(t *testing.T) {
 	}
 }
 
-// wantGivenUp fails unless what waits has failed, on the path as it was.
-func wantGivenUp(t *testing.T, f *fake, p Path) {
+// wantGivenUp fails unless nothing waits and what comes fails.
+func wantGivenUp(t *testing.T, f *fake) {
 	t.Helper()
-	d := f.look(table)
-	if d.Suspended || d.live == nil || d.live.queues || d.live.active || d.live.path != p.dev() {
-		t.Fatalf("%+v with table %+v", d.Device, d.live)
+	if x := f.send(table); x.end != "EIO" {
+		t.Fatalf("I/O ends %q at %s: %s", x.end, x.at, f.text(table))
+	}
+	for _, x := range f.ios {
+		if x.end == "" && !f.silent[f.look(x.at).live.path] {
+			t.Fatalf("I/O waits at %s: %s", x.at, f.text(table))
+		}
 	}
 }
 
@@ -388,6 +480,16 @@ func TestRemove(t *testing.T) {
 	t.Parallel()
 	f, g, _ := onA(t)
 	must(t, g.Remove(t.Context(), table))
+	must(t, g.Remove(t.Context(), table))
+	if len(f.devices) != 0 {
+		t.Errorf("left: %v", f.devices)
+	}
+	// What a call was killed in that had removed the table already.
+	f, g, _ = onA(t)
+	must(t, f.Remove(table))
+	if _, err := g.State(table); !errors.Is(err, dm.ErrNotFound) {
+		t.Errorf("legs alone: %v", err)
+	}
 	must(t, g.Remove(t.Context(), table))
 	if len(f.devices) != 0 {
 		t.Errorf("left: %v", f.devices)
@@ -413,7 +515,7 @@ func TestRemoveBusy(t *testing.T) {
 		}
 		start := time.Now()
 		must(t, g.Remove(t.Context(), table))
-		if len(f.devices) != 0 || len(f.calls) != 4 || time.Since(start) != 3*pollEvery {
+		if len(f.devices) != 0 || len(f.calls) != 6 || time.Since(start) != 3*pollEvery {
 			t.Errorf("%d devices after %s and %v", len(f.devices), dumpCalls(f), time.Since(start))
 		}
 	})
@@ -437,13 +539,13 @@ func TestRemovePending(t *testing.T) {
 func TestList(t *testing.T) {
 	t.Parallel()
 	f, g, _ := onA(t)
-	for _, name := range []string{"vg-root", "mpatha", "xholdfast-1", "holdfast-other"} {
+	for _, name := range []string{"vg-root", "mpatha", "xholdfast-1", "holdfast-other", "holdfast-left-g1-b"} {
 		_, err := f.Create(name, "U-"+name)
 		must(t, err)
 	}
-	must(t, g.Hold(table, pathA.dev()))
+	must(t, g.Hold(table))
 	got, err := g.List()
-	if want := map[string]uint32{table: 1, "holdfast-other": 0}; err != nil || !reflect.DeepEqual(got, want) {
+	if want := map[string]uint32{table: 3, "holdfast-other": 0, "holdfast-left-g1": 0}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 	f.breakAt(1, faultKind{})
@@ -468,7 +570,7 @@ func TestExclusion(t *testing.T) {
 		must(t, err)
 		suspended := make(chan struct{})
 		f.before = func(op, name string) {
-			if op == "suspend" && name == table {
+			if op == "suspend" && name == table+"-b" {
 				<-suspended
 			}
 		}
@@ -480,7 +582,7 @@ func TestExclusion(t *testing.T) {
 			t.Errorf("a second feed: %v", err)
 		}
 		f.mend()
-		must(t, g.Hold(table, pathA.dev()))
+		must(t, g.Hold(table))
 		wantChanges(t, f)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
@@ -493,7 +595,7 @@ func TestExclusion(t *testing.T) {
 		must(t, g.Feed(other, pathC, false, right))
 		f.wantWell(t, other, pathC)
 		must(t, g.GiveUp(table))
-		wantGivenUp(t, f, pathA)
+		wantGivenUp(t, f)
 
 		go func() {
 			_, err := g.Ensure(t.Context(), table, pathC, false, right)
@@ -531,7 +633,7 @@ func TestGiveUpInSwap(t *testing.T) {
 		must(t, <-fed)
 		f.wantWell(t, table, pathB)
 		must(t, g.GiveUp(table))
-		wantGivenUp(t, f, pathB)
+		wantGivenUp(t, f)
 	})
 }
 
@@ -610,14 +712,22 @@ func TestFeedNotOpened(t *testing.T) {
 func TestStopQueueing(t *testing.T) {
 	t.Parallel()
 	f, g, o := onA(t)
-	f.mend()
 	must(t, g.StopQueueing(table))
 	wantChanges(t, f, "message")
-	if d := f.look(table); d.live == nil || d.live.queues || !d.live.active || d.live.path != pathA.dev() {
-		t.Errorf("%+v with table %+v", d.Device, d.live)
+	if x := f.send(table); x.end != pathA.dev() {
+		t.Errorf("I/O ended %q", x.end)
 	}
+	lose(f, pathA)
+	wantGivenUp(t, f)
 	must(t, g.StopQueueing(table))
-	must(t, g.Feed(table, pathA, false, o.proof))
-	f.wantWell(t, table, pathA)
+	must(t, g.Feed(table, pathB, false, o.proof))
+	f.wantWell(t, table, pathB)
+	must(t, g.Hold(table))
+	x := f.send(table)
+	must(t, g.StopQueueing(table))
+	if x.end != "EIO" {
+		t.Errorf("what was held ended %q", x.end)
+	}
+	wantGivenUp(t, f)
 	must(t, g.StopQueueing("holdfast-none"))
 }

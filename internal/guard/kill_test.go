@@ -3,40 +3,46 @@ package guard
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 )
 
-// starts are the states a table can be in before a call: what people, outages
-// and killed processes leave.
-var starts = map[string]func(f *fake) error{
-	"live":     func(*fake) error { return nil },
-	"held":     func(f *fake) error { return f.Message(table, "fail_path "+pathA.dev()) },
-	"given up": giveUp,
-	"loaded":   loadC,
-	"suspended": func(f *fake) error {
-		return f.Suspend(table)
-	},
-	"held, suspended": func(f *fake) error {
-		return errors.Join(f.Message(table, "fail_path "+pathA.dev()), f.Suspend(table))
-	},
-	"given up, suspended": func(f *fake) error { return errors.Join(giveUp(f), f.Suspend(table)) },
-	"loaded, suspended":   func(f *fake) error { return errors.Join(loadC(f), f.Suspend(table)) },
+// starts are the states a volume can be in before a call: what people, outages
+// and killed processes leave. No disk stays dead: the one that is fed is there.
+var starts = map[string]func(f *fake){
+	"live":            func(*fake) {},
+	"lost":            func(f *fake) { lose(f, pathA) },
+	"held":            holdNow,
+	"lost, held":      func(f *fake) { lose(f, pathA); holdNow(f) },
+	"silent, held":    func(f *fake) { silence(f); holdNow(f) },
+	"given up":        giveUpNow,
+	"loaded":          func(f *fake) { loadTable(f) },
+	"leg loaded":      func(f *fake) { loadLeg(f, "-b") },
+	"held, loaded":    func(f *fake) { holdNow(f); loadLeg(f, "-b") },
+	"suspended":       func(f *fake) { suspendNow(f, table) },
+	"front suspended": func(f *fake) { suspendNow(f, table+"-a") },
+	"both suspended":  func(f *fake) { suspendNow(f, table+"-a"); suspendNow(f, table+"-b") },
+	"swapped, held":   func(f *fake) { f.do(feedB); holdNow(f) },
+	"of one path":     oldTable,
 }
 
-func giveUp(f *fake) error {
-	return errors.Join(f.Message(table, "fail_if_no_path"), f.Message(table, "fail_path "+pathA.dev()))
+// silence has a disk not answer, with one that waits there.
+func silence(f *fake) {
+	f.set(func() { f.silent[pathA.dev()] = true })
+	f.send(table)
 }
-
-func loadC(f *fake) error { return f.Load(table, multipathTable(pathC, false)) }
 
 // targets are the paths to feed: the one below, others, and it having grown.
 var targets = map[string]Path{"same": pathA, "another": pathB, "grown": grown}
 
-// startedAt is a table on A in one of the states.
-func startedAt(t *testing.T, start func(*fake) error) *fake {
+// startedAt is a table on A in one of the states, with one that was sent to it.
+func startedAt(t *testing.T, start func(*fake)) *fake {
 	t.Helper()
 	f, _, _ := onA(t)
-	must(t, start(f))
+	start(f)
+	f.send(table)
+	f.set(func() { clear(f.dead); clear(f.silent) })
+	f.mend()
 	return f
 }
 
@@ -60,7 +66,7 @@ func everyFault(t *testing.T, prepare func() *fake, call func(*fake) error, chec
 				calls = n - 1
 				break
 			}
-			if n > 20 {
+			if n > 40 {
 				t.Fatalf("no end: %s", done)
 			}
 			func() {
@@ -89,22 +95,76 @@ func (o *opener) balanced() error {
 	return nil
 }
 
+// wantNoLoss fails if I/O has ended with an error, though nobody gave it up, or on
+// a disk that was not fed; once it is over, if any still waits.
+func wantNoLoss(t *testing.T, f *fake, over bool, fed ...Path) {
+	t.Helper()
+	for _, x := range f.ios {
+		right := x.end == "" && !over
+		for _, p := range append(fed, pathA) {
+			right = right || x.end == p.dev()
+		}
+		if !right {
+			t.Fatalf("I/O ended %q at %s: %s", x.end, x.at, f.text(table))
+		}
+	}
+}
+
 // A Feed that was killed anywhere, from any state, to any path, is healed by
-// the next one, to the same path or to another.
+// the next one, to the same path or to another; in between nothing fails, and
+// nothing reaches what was not fed.
 func TestFeedKilled(t *testing.T) {
 	t.Parallel()
 	for from, start := range starts {
 		for to, p := range targets {
 			t.Run(from+" to "+to, func(t *testing.T) {
 				t.Parallel()
-				for _, next := range []Path{p, pathA, pathC} {
-					everyFault(t, func() *fake { return startedAt(t, start) },
-						func(f *fake) error { return feedAfresh(f, p) },
-						func(f *fake) {
-							must(t, feedAfresh(f, next))
-							f.wantWell(t, table, next)
-						})
+				for _, next := range []Path{p, pathA, pathB} {
+					feedKilled(t, from, start, p, next)
 				}
+			})
+		}
+	}
+}
+
+func feedKilled(t *testing.T, from string, start func(*fake), p, next Path) {
+	everyFault(t, func() *fake { return startedAt(t, start) },
+		func(f *fake) error { return feedAfresh(f, p) },
+		func(f *fake) {
+			if from != "given up" {
+				f.send(table)
+				wantNoLoss(t, f, false, p, pathB)
+			}
+			must(t, feedAfresh(f, next))
+			f.wantWell(t, table, next)
+			if from != "given up" {
+				f.send(table)
+				wantNoLoss(t, f, true, p, next, pathB)
+			}
+		})
+}
+
+// A Hold that was killed anywhere loses nothing, whatever becomes of the disk
+// meanwhile, and the next Hold or Feed goes on from there.
+func TestHoldKilled(t *testing.T) {
+	t.Parallel()
+	for from, start := range starts {
+		if from == "given up" || from == "of one path" {
+			continue
+		}
+		for _, dead := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, dead %v", from, dead), func(t *testing.T) {
+				t.Parallel()
+				hold := func(f *fake) error { g, _ := f.guards(); return g.Hold(table) }
+				everyFault(t, func() *fake { return startedAt(t, start) }, hold, func(f *fake) {
+					f.set(func() { f.dead[pathA.dev()] = dead })
+					f.send(table)
+					must(t, hold(f))
+					wantNoLoss(t, f, false, pathB)
+					must(t, feedAfresh(f, pathB))
+					f.wantWell(t, table, pathB)
+					wantNoLoss(t, f, true, pathB)
+				})
 			})
 		}
 	}
@@ -113,9 +173,9 @@ func TestFeedKilled(t *testing.T) {
 // A swap has as many steps as it takes, and each was broken above.
 func TestFeedKilledReachesAll(t *testing.T) {
 	t.Parallel()
-	n := everyFault(t, func() *fake { return startedAt(t, loadC) }, func(f *fake) error { return feedAfresh(f, pathB) },
+	n := everyFault(t, func() *fake { return startedAt(t, holdNow) }, func(f *fake) error { return feedAfresh(f, pathB) },
 		func(*fake) {})
-	if n != 6 { // status, table, clear, load, suspend, resume
+	if n != 9 { // status, three tables, load, resume; load, suspend, resume of the other leg
 		t.Errorf("%d calls", n)
 	}
 }
@@ -123,17 +183,19 @@ func TestFeedKilledReachesAll(t *testing.T) {
 // Killed twice in a row, at any two steps.
 func TestFeedKilledTwice(t *testing.T) {
 	t.Parallel()
-	everyFault(t, func() *fake { return startedAt(t, starts["held"]) }, func(f *fake) error { return feedAfresh(f, pathB) },
+	everyFault(t, func() *fake { return startedAt(t, starts["lost, held"]) }, func(f *fake) error { return feedAfresh(f, pathB) },
 		func(f *fake) {
-			for n := 1; n < 8; n++ {
+			for n := 1; n < 14; n++ {
 				for _, kind := range faultKinds {
 					f.breakAt(n, kind)
 					_ = feedAfresh(f, pathC)
 					f.mend()
+					wantNoLoss(t, f, false, pathB, pathC)
 				}
 			}
 			must(t, feedAfresh(f, pathB))
 			f.wantWell(t, table, pathB)
+			wantNoLoss(t, f, true, pathB, pathC)
 		})
 }
 
@@ -151,19 +213,36 @@ func TestEnsureKilled(t *testing.T) {
 				func(f *fake) {
 					must(t, ensure(f, next))
 					f.wantWell(t, table, next)
-					if len(f.devices) != 1 {
+					if len(f.devices) != 3 {
 						t.Errorf("devices: %v", f.devices)
 					}
 				})
-			if n != 5 { // create, status, load, resume, get
+			if n != 14 { // create, status, table of each leg; create each; load, resume of each and of the table; leave; get
 				t.Errorf("%d calls", n)
 			}
 		})
 	}
 }
 
+// A Remove that was killed is gone on with.
+func TestRemoveKilled(t *testing.T) {
+	t.Parallel()
+	remove := func(f *fake) error { g, _ := f.guards(); return g.Remove(t.Context(), table) }
+	everyFault(t, func() *fake { f, _, _ := onA(t); return f }, remove, func(f *fake) {
+		if g, _ := f.guards(); len(f.devices) > 0 {
+			if list, err := g.List(); err != nil || len(list) != 1 {
+				t.Errorf("what is left of %v is listed as %v, %v", f.devices, list, err)
+			}
+		}
+		must(t, remove(f))
+		if len(f.devices) != 0 {
+			t.Errorf("left: %v", f.devices)
+		}
+	})
+}
+
 // What a killed swap left can be given up at once: nothing waits any more, and
-// nothing is sent to a table that was not put to use before.
+// nothing is sent to a disk that was not put to use before.
 func TestGiveUpAfterKill(t *testing.T) {
 	t.Parallel()
 	for from, start := range starts {
@@ -171,13 +250,11 @@ func TestGiveUpAfterKill(t *testing.T) {
 			t.Parallel()
 			everyFault(t, func() *fake { return startedAt(t, start) }, func(f *fake) error { return feedAfresh(f, pathB) },
 				func(f *fake) {
-					inUse := pathA
-					if f.look(table).live.path == pathB.dev() {
-						inUse = pathB
-					}
+					f.set(func() { f.dead[pathA.dev()], f.dead[pathB.dev()] = true, true })
 					g, _ := f.guards()
 					must(t, g.GiveUp(table))
-					wantGivenUp(t, f, inUse)
+					wantGivenUp(t, f)
+					f.set(func() { clear(f.dead) })
 					must(t, feedAfresh(f, pathB))
 					f.wantWell(t, table, pathB)
 				})
@@ -194,19 +271,19 @@ func TestGiveUpKilled(t *testing.T) {
 			giveUp := func(f *fake) error { g, _ := f.guards(); return g.GiveUp(table) }
 			everyFault(t, func() *fake { return startedAt(t, start) }, giveUp, func(f *fake) {
 				must(t, giveUp(f))
-				wantGivenUp(t, f, pathA)
+				wantGivenUp(t, f)
 			})
 		})
 	}
 }
 
-// A proof that is refused, before the table is loaded or after, leaves the old
-// table in use, and none beside it that somebody's resume could put to use.
+// A proof that is refused, before a leg is loaded or after, leaves what was in use
+// in use, and nothing beside it that somebody's resume could put to use.
 func TestProofRefused(t *testing.T) {
 	t.Parallel()
 	for from, start := range starts {
 		for to, p := range targets {
-			for refused := 1; refused <= 2; refused++ {
+			for refused := 1; refused <= 3; refused++ {
 				t.Run(fmt.Sprintf("%s to %s, proof %d", from, to, refused), func(t *testing.T) {
 					t.Parallel()
 					proofRefused(t, startedAt(t, start), p, refused)
@@ -219,7 +296,6 @@ func TestProofRefused(t *testing.T) {
 var errProof = errors.New("not the right device")
 
 func proofRefused(t *testing.T, f *fake, p Path, refused int) {
-	before := f.look(table)
 	g, o := f.guards()
 	asked := 0
 	err := g.Feed(table, p, false, func() error {
@@ -228,8 +304,7 @@ func proofRefused(t *testing.T, f *fake, p Path, refused int) {
 		}
 		return o.proof()
 	})
-	after := f.look(table)
-	if asked < refused { // there was nothing to load
+	if asked < refused { // there was nothing more to load
 		must(t, err)
 		f.wantWell(t, table, p)
 		return
@@ -238,24 +313,24 @@ func proofRefused(t *testing.T, f *fake, p Path, refused int) {
 		t.Fatalf("got %v", err)
 	}
 	must(t, o.balanced())
-	if *after.live != *before.live || after.Suspended != before.Suspended {
-		t.Errorf("%+v became %+v, suspended %v", before.live, after.live, after.Suspended)
+	for _, suffix := range legSuffixes {
+		if d := f.devices[table+suffix]; d != nil && d.fresh != nil && d.fresh.path == p.dev() {
+			t.Errorf("what nobody vouches for is left: %s", f.text(table))
+		}
+		if d := f.devices[table+suffix]; d != nil && refused <= 2 && p == pathB && d.live != nil && d.live.path == p.dev() && f.devices[table].live.queues && !strings.Contains(t.Name(), "swapped") {
+			t.Errorf("it is in use: %s", f.text(table))
+		}
 	}
-	if refused == 2 && after.fresh != nil {
-		t.Errorf("a table that nobody vouches for is left: %+v", after.fresh)
-	}
-	must(t, g.GiveUp(table))
-	wantGivenUp(t, f, pathA)
 	must(t, feedAfresh(f, p))
 	f.wantWell(t, table, p)
 }
 
-// A table that was refused and could not be dropped is reported with both
-// errors, and dropped by the next call.
+// What was refused and could not be dropped is reported with both errors, and
+// dropped by the next call.
 func TestProofRefusedAndClearFails(t *testing.T) {
 	t.Parallel()
 	f, g, _ := onA(t)
-	f.breakAt(4, faultKind{}) // status, table, load, clear
+	f.breakAt(6, faultKind{}) // status, three tables, load, clear
 	asked := 0
 	err := g.Feed(table, pathB, false, func() error {
 		if asked++; asked == 2 {

@@ -13,7 +13,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/dm"
 )
 
-// Prefix marks our tables' UUIDs. multipathd takes only those that begin with
+// Prefix marks our devices' UUIDs. multipathd takes only those that begin with
 // "mpath-" for its own.
 const Prefix = "HOLDFAST-"
 
@@ -35,6 +35,24 @@ func Name(volumeID string, generation uint64) string {
 	return fmt.Sprintf("%s%s-%s-g%d", namePrefix, label, hex.EncodeToString(sum[:8]), generation)
 }
 
+// legSuffixes end the names of the legs of a table. The name of a table ends with
+// a digit.
+var legSuffixes = [2]string{"-a", "-b"}
+
+// tableOf returns the name of the table that a device belongs to, and whether the
+// device is a leg of it.
+func tableOf(name string) (table string, isLeg bool) {
+	for _, suffix := range legSuffixes {
+		if table, isLeg = strings.CutSuffix(name, suffix); isLeg {
+			break
+		}
+	}
+	return table, isLeg
+}
+
+// uuidOf returns the UUID of one of our devices.
+func uuidOf(name string) string { return Prefix + strings.TrimPrefix(name, namePrefix) }
+
 const sectorSize = 512
 
 // Path is the device below.
@@ -47,15 +65,27 @@ type Path struct {
 
 func (p Path) dev() string { return fmt.Sprintf("%d:%d", p.Major, p.Minor) }
 
-// multipathTable is one path in one group. queue_mode bio lets bios through one
-// by one, without requests of its own; it has to be the table's mode from the
-// start (Documentation/admin-guide/device-mapper, dm-mpath.c). Of the selectors
+func (p Path) sectors() uint64 { return uint64(p.SizeBytes / sectorSize) }
+
+// multipathTable is one path in each of two groups: I/O goes to the first as long
+// as that works. queue_mode bio lets bios through one by one, without requests of
+// its own; it has to be the table's mode from the start
+// (Documentation/admin-guide/device-mapper, dm-mpath.c). Of the selectors
 // queue-length is the one that says how much I/O is under way below.
-func multipathTable(p Path, readOnly bool) dm.Table {
+func multipathTable(first, second string, sectors uint64, readOnly bool) dm.Table {
 	return dm.Table{
-		Sectors: uint64(p.SizeBytes / sectorSize), Target: "multipath", ReadOnly: readOnly,
-		Params: "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + p.dev() + " 1",
+		Sectors: sectors, Target: "multipath", ReadOnly: readOnly,
+		Params: "3 queue_if_no_path queue_mode bio 0 2 1 queue-length 0 1 1 " + first + " 1 queue-length 0 1 1 " + second + " 1",
 	}
+}
+
+func linearTable(p Path, readOnly bool) dm.Table {
+	return dm.Table{Sectors: p.sectors(), Target: "linear", ReadOnly: readOnly, Params: p.dev() + " 0"}
+}
+
+// errorTable fails whatever comes.
+func errorTable(sectors uint64, readOnly bool) dm.Table {
+	return dm.Table{Sectors: sectors, Target: "error", ReadOnly: readOnly}
 }
 
 var errStatus = errors.New("the kernel's status of a multipath table makes no sense")
@@ -76,51 +106,69 @@ func (w *words) next() string {
 	return s
 }
 
-// counted reads a number and that many words.
-func (w *words) counted() []string {
+// number reads one from 0 up to the number of words that are left.
+func (w *words) number() int {
 	n, err := strconv.Atoi(w.next())
 	if err != nil || n < 0 || n > len(w.list) {
 		w.err = errStatus
-		return nil
+		return 0
 	}
+	return n
+}
+
+// counted reads a number and that many words.
+func (w *words) counted() []string {
+	n := w.number()
 	out := w.list[:n]
 	w.list = w.list[n:]
 	return out
 }
 
-// path is what a status says of the one path.
+// path is what a status says of a path.
 type path struct {
 	dev    string // MAJOR:MINOR
 	active bool
 	below  int // I/O that was sent there and is not done
 }
 
-// parseStatus reads "2 0 0 0 1 1 A 0 1 1 259:3 A 0 7". The last may be less than
-// nothing: I/O that failed once and is then given back to the device mapper is
-// counted down twice (dm-mpath.c, process_queued_bios). That needs a suspend, or
-// that waiting was given up; after either nothing depends on the count.
-func parseStatus(text string) (path, error) {
+// parseStatus reads "2 0 0 0 2 1 A 0 1 1 254:1 A 0 7 E 0 1 1 254:2 F 1 0".
+func parseStatus(text string) ([]path, error) {
 	w := words{list: strings.Fields(text)}
 	w.counted() // features
 	w.counted() // hardware handler
-	groups := w.next()
-	w.next()    // number of the group in use
-	w.next()    // state of the group
-	w.counted() // what the selector says
-	paths := w.next()
-	words := w.next() // that the selector adds to a path
+	groups := w.number()
+	w.next() // number of the group in use
+	var out []path
+	for range groups {
+		w.next()    // state of the group
+		w.counted() // what the selector says
+		paths := w.number()
+		if extra := w.next(); extra != "1" { // words that the selector adds to a path
+			w.err = errStatus
+		}
+		for range paths {
+			out = append(out, w.path())
+		}
+	}
+	if w.err != nil || len(out) == 0 {
+		return nil, fmt.Errorf("%w: %q", errStatus, text)
+	}
+	return out, nil
+}
+
+// path reads "254:1 A 0 7". The last may be less than nothing: I/O that failed
+// once and is then given back to the device mapper is counted down twice
+// (dm-mpath.c, process_queued_bios).
+func (w *words) path() path {
 	p := path{dev: w.next()}
 	state := w.next()
 	w.next() // how often it failed
 	below, err := strconv.Atoi(w.next())
-	if w.err == nil && (err != nil || groups != "1" || paths != "1" || words != "1" || !isDev(p.dev) || state != "A" && state != "F") {
+	if err != nil || !isDev(p.dev) || state != "A" && state != "F" {
 		w.err = errStatus
 	}
-	if w.err != nil {
-		return path{}, fmt.Errorf("%w: %q", w.err, text)
-	}
 	p.active, p.below = state == "A", max(below, 0)
-	return p, nil
+	return p
 }
 
 // parseTable says whether a table queues while it has no path.
@@ -131,6 +179,16 @@ func parseTable(text string) (queues bool, err error) {
 		return false, fmt.Errorf("%w: %q", w.err, text)
 	}
 	return slices.Contains(features, "queue_if_no_path"), nil
+}
+
+// parseLinear returns what a table leads to from its start on: "" if it is no
+// linear one.
+func parseLinear(t dm.Target) string {
+	dev, offset, _ := strings.Cut(t.Text, " ")
+	if t.Type != "linear" || offset != "0" || !isDev(dev) {
+		return ""
+	}
+	return dev
 }
 
 var devNumber = regexp.MustCompile(`^[0-9]{1,9}:[0-9]{1,9}$`)

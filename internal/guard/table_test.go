@@ -12,54 +12,76 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/internal/dm"
 )
 
 func TestParseStatus(t *testing.T) {
 	t.Parallel()
+	one := func(dev string, active bool, below int) []path { return []path{{dev, active, below}} }
 	tests := map[string]struct {
 		text string
-		want path
-		bad  bool
+		want []path // nil: an error
 	}{
-		"active":              {"2 0 0 0 1 1 A 0 1 1 259:3 A 0 0", path{"259:3", true, 0}, false},
-		"in use":              {"2 0 0 0 1 1 A 0 1 1 259:3 A 0 17", path{"259:3", true, 17}, false},
-		"failed":              {"2 0 0 0 1 1 E 0 1 1 7:0 F 3 0", path{"7:0", false, 0}, false},
-		"failed, not all out": {"2 0 0 0 1 1 E 0 1 1 7:0 F 3 2", path{"7:0", false, 2}, false},
-		"counted down twice":  {"2 0 0 0 1 1 E 0 1 1 259:11 F 1 -3", path{"259:11", false, 0}, false},
-		"something queued":    {"2 17 0 0 1 1 E 0 1 1 259:3 F 1 0", path{"259:3", false, 0}, false},
-		"bypassed":            {"2 0 0 0 1 1 D 0 1 1 259:3 A 0 0", path{"259:3", true, 0}, false},
-		"group failed":        {"2 0 0 0 1 0 E 0 1 1 259:3 F 1 0", path{"259:3", false, 0}, false},
-		"hardware handler":    {"2 0 0 1 alua 1 1 A 0 1 1 8:16 A 0 0", path{"8:16", true, 0}, false},
-		"selector's own word": {"2 0 0 0 1 1 A 1 x 1 1 8:16 A 0 5", path{"8:16", true, 5}, false},
-		"spaces":              {" 2 0  0 0 1 1 A 0 1 1 259:3 A 0 0 ", path{"259:3", true, 0}, false},
+		"well":                {"2 0 0 0 2 1 A 0 1 1 254:1 A 0 7 E 0 1 1 254:2 F 1 0", []path{{"254:1", true, 7}, {"254:2", false, 0}}},
+		"held":                {"2 0 0 0 2 2 E 0 1 1 254:1 F 1 3 A 0 1 1 254:2 A 1 4", []path{{"254:1", false, 3}, {"254:2", true, 4}}},
+		"one path":            {"2 0 0 0 1 1 A 0 1 1 259:3 A 0 17", one("259:3", true, 17)},
+		"failed":              {"2 0 0 0 1 1 E 0 1 1 7:0 F 3 0", one("7:0", false, 0)},
+		"counted down twice":  {"2 0 0 0 1 1 E 0 1 1 259:11 F 1 -3", one("259:11", false, 0)},
+		"something queued":    {"2 17 0 0 1 1 E 0 1 1 259:3 F 1 0", one("259:3", false, 0)},
+		"bypassed":            {"2 0 0 0 1 1 D 0 1 1 259:3 A 0 0", one("259:3", true, 0)},
+		"group failed":        {"2 0 0 0 1 0 E 0 1 1 259:3 F 1 0", one("259:3", false, 0)},
+		"hardware handler":    {"2 0 0 1 alua 1 1 A 0 1 1 8:16 A 0 0", one("8:16", true, 0)},
+		"selector's own word": {"2 0 0 0 1 1 A 1 x 1 1 8:16 A 0 5", one("8:16", true, 5)},
+		"two paths a group":   {"2 0 0 0 1 1 A 0 2 1 8:0 A 0 0 8:16 A 0 1", []path{{"8:0", true, 0}, {"8:16", true, 1}}},
+		"spaces":              {" 2 0  0 0 1 1 A 0 1 1 259:3 A 0 0 ", one("259:3", true, 0)},
 
-		"empty":              {bad: true},
-		"linear":             {text: "0 8 linear", bad: true},
-		"no path":            {text: "2 0 0 0 0 0", bad: true},
-		"two groups":         {text: "2 0 0 0 2 1 A 0 1 1 8:0 A 0 0 E 0 1 1 8:16 A 0 0", bad: true},
-		"two paths":          {text: "2 0 0 0 1 1 A 0 2 1 8:0 A 0 0 8:16 A 0 0", bad: true},
-		"no state":           {text: "2 0 0 0 1 1 A 0 1 1 259:3", bad: true},
-		"another selector":   {text: "2 0 0 0 1 1 A 0 1 0 259:3 A 0", bad: true},
-		"and one with two":   {text: "2 0 0 0 1 1 A 0 1 2 259:3 A 0 4096 1", bad: true},
-		"another state":      {text: "2 0 0 0 1 1 A 0 1 1 259:3 X 0 0", bad: true},
-		"a name for a path":  {text: "2 0 0 0 1 1 A 0 1 1 sda A 0 0", bad: true},
-		"half a number":      {text: "2 0 0 0 1 1 A 0 1 1 259: A 0 0", bad: true},
-		"a number too long":  {text: "2 0 0 0 1 1 A 0 1 1 2590000000:3 A 0 0", bad: true},
-		"no count":           {text: "2 0 0 0 1 1 A 0 1 1 259:3 A 0", bad: true},
-		"below no number":    {text: "2 0 0 0 1 1 A 0 1 1 259:3 A 0 x", bad: true},
-		"too many features":  {text: "20 0 0 0 1 1 A 0 1 1 259:3 A 0 0", bad: true},
-		"negative features":  {text: "-1 0 0 0 1 1 A 0 1 1 259:3 A 0 0", bad: true},
-		"enormous features":  {text: "99999999999999999999 0", bad: true},
-		"features no number": {text: "x 0 0 0 1 1 A 0 1 1 259:3 A 0 0", bad: true},
+		"empty":              {"", nil},
+		"linear":             {"0 8 linear", nil},
+		"no path":            {"2 0 0 0 0 0", nil},
+		"no state":           {"2 0 0 0 1 1 A 0 1 1 259:3", nil},
+		"second group gone":  {"2 0 0 0 2 1 A 0 1 1 254:1 A 0 7", nil},
+		"another selector":   {"2 0 0 0 1 1 A 0 1 0 259:3 A 0", nil},
+		"and one with two":   {"2 0 0 0 1 1 A 0 1 2 259:3 A 0 4096 1", nil},
+		"another state":      {"2 0 0 0 1 1 A 0 1 1 259:3 X 0 0", nil},
+		"a name for a path":  {"2 0 0 0 1 1 A 0 1 1 sda A 0 0", nil},
+		"half a number":      {"2 0 0 0 1 1 A 0 1 1 259: A 0 0", nil},
+		"a number too long":  {"2 0 0 0 1 1 A 0 1 1 2590000000:3 A 0 0", nil},
+		"no count":           {"2 0 0 0 1 1 A 0 1 1 259:3 A 0", nil},
+		"below no number":    {"2 0 0 0 1 1 A 0 1 1 259:3 A 0 x", nil},
+		"too many features":  {"20 0 0 0 1 1 A 0 1 1 259:3 A 0 0", nil},
+		"negative features":  {"-1 0 0 0 1 1 A 0 1 1 259:3 A 0 0", nil},
+		"enormous features":  {"99999999999999999999 0", nil},
+		"features no number": {"x 0 0 0 1 1 A 0 1 1 259:3 A 0 0", nil},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got, err := parseStatus(c.text)
-			if got != c.want || errors.Is(err, errStatus) != c.bad {
+			if !reflect.DeepEqual(got, c.want) || errors.Is(err, errStatus) != (c.want == nil) {
 				t.Errorf("got %+v, %v", got, err)
 			}
 		})
+	}
+}
+
+func TestParseLinear(t *testing.T) {
+	t.Parallel()
+	for want, target := range map[string]dm.Target{
+		"259:3": {Type: "linear", Text: "259:3 0"},
+		"7:0":   {Type: "linear", Text: "7:0 0"},
+	} {
+		if got := parseLinear(target); got != want {
+			t.Errorf("%+v: got %q", target, got)
+		}
+	}
+	for _, target := range []dm.Target{
+		{}, {Type: "error"}, {Type: "linear"}, {Type: "linear", Text: "259:3"}, {Type: "linear", Text: "259:3 8"},
+		{Type: "linear", Text: "sda 0"}, {Type: "striped", Text: "259:3 0"}, {Type: "linear", Text: "259:3 0 0"},
+	} {
+		if got := parseLinear(target); got != "" {
+			t.Errorf("%+v: got %q", target, got)
+		}
 	}
 }
 
@@ -93,18 +115,20 @@ func TestParseTable(t *testing.T) {
 // Any text is read to a device number and a state, or to an error; never both.
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		"2 0 0 0 1 1 A 0 1 1 259:3 A 0 17", "2 0 0 0 1 1 E 0 1 1 7:0 F 3 0", "2 0 0 0 0 0", "", "-1", "1", "0 0 1 1 A",
+		"2 0 0 0 2 1 A 0 1 1 254:1 A 0 7 E 0 1 1 254:2 F 1 0", "2 0 0 0 1 1 A 0 1 1 259:3 A 0 17", "2 0 0 0 1 1 E 0 1 1 7:0 F 3 0", "2 0 0 0 0 0", "", "-1", "1", "0 0 1 1 A",
 		"3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 259:3 1", "2 queue_mode bio 0 1 1 queue-length 0 1 1 259:3 1",
 	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		p, err := parseStatus(text)
-		switch {
-		case err != nil && (!errors.Is(err, errStatus) || p != path{}):
-			t.Errorf("status: %+v with %v", p, err)
-		case err == nil && (!isDev(p.dev) || p.below < 0 || !slices.Contains(strings.Fields(text), p.dev)):
-			t.Errorf("status: %+v is not of the text", p)
+		paths, err := parseStatus(text)
+		if err != nil && (!errors.Is(err, errStatus) || paths != nil) || err == nil && len(paths) == 0 {
+			t.Errorf("status: %+v with %v", paths, err)
+		}
+		for _, p := range paths {
+			if !isDev(p.dev) || p.below < 0 || !slices.Contains(strings.Fields(text), p.dev) {
+				t.Errorf("status: %+v is not of the text", p)
+			}
 		}
 		queues, err := parseTable(text)
 		if err != nil && (!errors.Is(err, errStatus) || queues) {
@@ -117,18 +141,23 @@ func FuzzParse(f *testing.F) {
 }
 
 // The table loaded says of itself, once the kernel repeats it, that it queues.
-func TestMultipathTable(t *testing.T) {
+func TestTables(t *testing.T) {
 	t.Parallel()
 	for _, readOnly := range []bool{false, true} {
-		got := multipathTable(Path{Major: 259, Minor: 3, SizeBytes: 4096 + 511}, readOnly)
+		got := multipathTable("254:1", "254:2", 8, readOnly)
 		if got.Sectors != 8 || got.Target != "multipath" || got.ReadOnly != readOnly {
 			t.Errorf("got %+v", got)
 		}
-		if !tableForm.MatchString(got.Params) || !strings.Contains(got.Params, " 259:3 ") {
+		if m := tableForm.FindStringSubmatch(got.Params); m == nil || m[1] != "254:1" || m[2] != "254:2" {
 			t.Errorf("parameters %q", got.Params)
 		}
 		if queues, err := parseTable(got.Params); !queues || err != nil {
 			t.Errorf("read again: %v, %v", queues, err)
+		}
+		p := Path{Major: 259, Minor: 3, SizeBytes: 4096 + 511}
+		leg := linearTable(p, readOnly)
+		if leg.Sectors != 8 || leg.ReadOnly != readOnly || parseLinear(dm.Target{Type: leg.Target, Text: leg.Params}) != p.dev() {
+			t.Errorf("got %+v", leg)
 		}
 	}
 }
@@ -141,8 +170,17 @@ func checkName(t *testing.T, id string, generation uint64) {
 	if !goodName.MatchString(name) || len(name) >= unix.DM_NAME_LEN {
 		t.Errorf("%q: name %q of %d bytes", id, name, len(name))
 	}
-	if uuid := Prefix + strings.TrimPrefix(name, namePrefix); len(uuid) >= unix.DM_UUID_LEN {
-		t.Errorf("%q: UUID %q of %d bytes", id, uuid, len(uuid))
+	if table, isLeg := tableOf(name); isLeg || table != name {
+		t.Errorf("%q: name %q is one of a leg", id, name)
+	}
+	for _, suffix := range legSuffixes {
+		leg := name + suffix
+		if table, isLeg := tableOf(leg); !isLeg || table != name {
+			t.Errorf("%q: leg %q is of %q", id, leg, table)
+		}
+		if uuid := uuidOf(leg); len(leg) >= unix.DM_NAME_LEN || len(uuid) >= unix.DM_UUID_LEN {
+			t.Errorf("%q: leg %q, UUID %q", id, leg, uuid)
+		}
 	}
 	if Name(id, generation) != name || Name(id, generation+1) == name || Name(id+"x", generation) == name {
 		t.Errorf("%q: name %q is not that of this volume and generation alone", id, name)
@@ -188,91 +226,94 @@ func FuzzName(f *testing.F) {
 	})
 }
 
-func TestPlan(t *testing.T) {
-	t.Parallel()
-	p := Path{Major: 259, Minor: 3, SizeBytes: 1 << 20}
-	well := State{Path: "259:3", SizeBytes: 1 << 20, Active: true, Queues: true, HasTable: true}
-	of := func(change func(*State)) State { s := well; change(&s); return s }
-	swap := []step{load, suspend, resume}
-	tests := map[string]struct {
-		s    State
-		want []step
-	}{
-		"well":              {well, nil},
-		"open":              {of(func(s *State) { s.OpenCount = 3 }), nil},
-		"nothing yet":       {State{}, []step{load, resume}},
-		"loaded once":       {State{NewTable: true}, []step{drop, load, resume}},
-		"failed":            {of(func(s *State) { s.Active = false }), []step{reinstate}},
-		"given up":          {of(func(s *State) { s.Active, s.Queues = false, false }), []step{queueing, reinstate}},
-		"does not queue":    {of(func(s *State) { s.Queues = false }), []step{queueing}},
-		"new table":         {of(func(s *State) { s.NewTable = true }), []step{drop}},
-		"new table, failed": {of(func(s *State) { s.NewTable, s.Active = true, false }), []step{drop, reinstate}},
-		"another path":      {of(func(s *State) { s.Path = "259:4" }), swap},
-		"minor is a prefix": {of(func(s *State) { s.Path = "259:33" }), swap},
-		"grown":             {of(func(s *State) { s.SizeBytes /= 2 }), swap},
-		"another, given up": {of(func(s *State) { s.Path, s.Active, s.Queues = "259:4", false, false }), swap},
-		"another, loaded":   {of(func(s *State) { s.Path, s.NewTable = "259:4", true }), append([]step{drop}, swap...)},
-		// A suspended target takes no messages.
-		"suspended":          {of(func(s *State) { s.Suspended = true }), []step{load, resume}},
-		"suspended, failed":  {of(func(s *State) { s.Suspended, s.Active, s.Queues = true, false, false }), []step{load, resume}},
-		"suspended, loaded":  {of(func(s *State) { s.Suspended, s.NewTable = true, true }), []step{drop, load, resume}},
-		"suspended, another": {of(func(s *State) { s.Suspended, s.Path = true, "259:4" }), []step{load, resume}},
-	}
-	for name, c := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			if got := plan(c.s, p); !reflect.DeepEqual(got, c.want) {
-				t.Errorf("got %q, want %q", got, c.want)
-			}
-		})
-	}
-}
-
 // A size that is no whole number of sectors is not that of a table, and must
 // not be swapped for ever.
 func TestPlanOddSize(t *testing.T) {
 	t.Parallel()
-	s := State{Path: "259:3", SizeBytes: 1 << 20, Active: true, Queues: true, HasTable: true}
-	if got := plan(s, Path{Major: 259, Minor: 3, SizeBytes: 1<<20 + 511}); got != nil {
-		t.Errorf("got %q", got)
-	}
+	f, g, o := onA(t)
+	odd := pathA
+	odd.SizeBytes += 511
+	must(t, g.Feed(table, odd, false, o.proof))
+	wantChanges(t, f)
 }
 
-// Every state has a plan that is short, loads once at most, sends messages only
-// to a table that is kept and not suspended, and never resumes what it did not
-// load.
-func TestPlanAllStates(t *testing.T) {
+// From every layout that there can be a plan leads to what is well, and is short;
+// holding and ending have plans that take no message to what is suspended.
+func TestPlanAllLayouts(t *testing.T) {
 	t.Parallel()
-	p := Path{Major: 259, Minor: 3, SizeBytes: 1 << 20}
+	n := 0
+	eachLayout(func(l layout) {
+		n++
+		for what, steps := range map[string][]step{"feed": l.plan(pathA), "hold": l.planHold(), "end": l.planEnd(true), "stop": l.planEnd(false)} {
+			if err := sensible(l, steps); err != nil || len(steps) > 14 {
+				t.Fatalf("%s %+v: %q: %v", what, l, steps, err)
+			}
+		}
+	})
+	t.Logf("%d layouts", n)
+}
+
+func eachLayout(do func(layout)) {
+	var legs []leg
 	for i := range 1 << 7 {
 		bit := func(n int) bool { return i>>n&1 == 1 }
-		s := State{Active: bit(0), Queues: bit(1), Suspended: bit(2), NewTable: bit(3), HasTable: bit(4), Path: "259:3", SizeBytes: 1 << 20}
+		x := leg{there: bit(0), below: "259:1", size: pathA.sectors()}
+		x.active, x.Suspended, x.HasNewTable, x.HasTable = bit(1), bit(2), bit(3), bit(4)
 		if bit(5) {
-			s.Path = "7:0"
+			x.below = ""
 		}
 		if bit(6) {
-			s.SizeBytes = 512
+			x.path.below = 1
 		}
-		if err := sensible(s, plan(s, p)); err != nil {
-			t.Errorf("%+v: %q: %v", s, plan(s, p), err)
+		empty := !x.HasTable && (x.active || x.below == "" || x.path.below > 0)
+		if x.there && !empty || i == 0 {
+			legs = append(legs, x)
+		}
+	}
+	for _, a := range legs {
+		for _, b := range legs {
+			for i := range 1 << 5 {
+				bit := func(n int) bool { return i>>n&1 == 1 }
+				l := layout{legs: [2]leg{a, b}, size: pathA.sectors(), queues: bit(0)}
+				l.top.Suspended, l.top.HasNewTable, l.top.HasTable = bit(1), bit(2), bit(3)
+				if bit(4) {
+					l.size = 1
+				}
+				if l.top.HasTable && a.there && b.there {
+					l.legs[0].dev, l.legs[1].dev = "254:1", "254:2"
+					l.paths = []path{l.legs[0].path, l.legs[1].path}
+				}
+				do(l)
+			}
 		}
 	}
 }
 
-func sensible(s State, steps []step) error {
-	has := func(x step) bool { return slices.Contains(steps, x) }
-	messages := has(queueing) || has(reinstate)
-	switch {
-	case has(drop) != s.NewTable || has(drop) && steps[0] != drop:
-		return errors.New("a new table is dropped first, and only one that is there")
-	case has(load) != has(resume):
-		return errors.New("what is loaded is resumed, and nothing else")
-	case messages && (has(load) || s.Suspended):
-		return errors.New("messages to a table that goes, or that is suspended")
-	case s.Suspended && !has(resume):
-		return errors.New("stays suspended")
-	case len(slices.Compact(slices.Sorted(slices.Values(steps)))) != len(steps):
-		return fmt.Errorf("a step twice")
+// sensible plays steps as far as what is loaded and suspended goes.
+func sensible(l layout, steps []step) error {
+	suspended := map[int]bool{top: l.top.Suspended, 0: l.legs[0].Suspended, 1: l.legs[1].Suspended}
+	loaded := map[int]bool{}
+	for _, s := range steps {
+		switch s.do {
+		case load, spoil:
+			loaded[s.on] = true
+		case drop:
+			loaded[s.on] = false
+		case suspend:
+			if suspended[s.on] {
+				return fmt.Errorf("%s: it is", s)
+			}
+			suspended[s.on] = true
+		case resume:
+			suspended[s.on], loaded[s.on] = false, false
+		case queueing, failing, reinstate, leave:
+			if suspended[top] {
+				return fmt.Errorf("%s: a message to a suspended table", s)
+			}
+		}
+	}
+	if loaded[top] || loaded[0] || loaded[1] {
+		return errors.New("something loaded is not put to use")
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/holdfast-csi/holdfast/internal/dm"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
@@ -63,9 +64,7 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 		case feed:
 			w.feed(ctx, o)
 		case hold:
-			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Hold(o.volume.Table, o.below) }, w.complain("hold", o.volume.ID, nqn))
-		case park:
-			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Park(o.volume.Table) }, w.complain("park", o.volume.ID, nqn))
+			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Hold(o.volume.Table) }, w.complain("hold", o.volume.ID, nqn))
 		case ask:
 			asked = append(asked, o.volume)
 		case end:
@@ -271,7 +270,7 @@ var errOrphan = errors.New("it is in use, and no record knows it")
 func (w *Watch) removeStray(ctx context.Context, name string) error {
 	s, err := w.Guards.State(name)
 	switch {
-	case err != nil:
+	case err != nil && !errors.Is(err, dm.ErrNotFound): // its legs may be left
 		return err
 	case s.OpenCount > 0 && s.Queues:
 		return errOrphan

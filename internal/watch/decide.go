@@ -3,7 +3,6 @@ package watch
 import (
 	"errors"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/guard"
@@ -92,17 +91,10 @@ func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory)
 		state = Fenced
 	}
 	m.become(state, f.now)
-	if len(out) > 0 {
-		return append(out, policy(r, f, v, m)...)
-	}
-	if f.live() && f.looked && state == Waiting {
+	if len(out) == 0 && f.live() && f.looked && state == Waiting {
 		out = s.rescan(f.now)
 	}
-	last := policy(r, f, v, m)
-	if !slices.ContainsFunc(last, func(o order) bool { return o.act == end }) {
-		out = append(out, m.park(f, v)...)
-	}
-	return append(out, last...)
+	return append(out, policy(r, f, v, m)...)
 }
 
 // endAgain ends what is on record as ended and was not ended to the last step:
@@ -129,9 +121,6 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 		return nil, Lost
 	case !f.live():
 		m.feeds, m.feedAt = 0, time.Time{}
-		if !t.Queues {
-			return nil, Waiting
-		}
 		return m.hold(f.now, t, v), Waiting
 	case !f.looked:
 		return nil, m.last()
@@ -146,7 +135,7 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 		return m.hold(f.now, t, v), Waiting
 	}
 	p := pathOf(r, ns)
-	if whole(t, p) {
+	if t.Whole(p) {
 		return nil, Serving
 	}
 	if f.now.Before(m.feedAt) {
@@ -158,29 +147,14 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	return []order{{act: feed, volume: v, path: p, ro: ns.ReadOnly}}, Waiting
 }
 
-// whole says whether a table is as it should be over p.
-func whole(t table, p guard.Path) bool {
-	return t.On(p) && t.Queues && !t.Suspended && !t.NewTable && t.SizeBytes == p.SizeBytes
-}
-
 // hold paces the holds of a volume: the loop looks again as soon as one has
 // ended, and one that fails, or finds another call at the table, ends at once.
 func (m *volumeMemory) hold(now time.Time, t table, v Volume) []order {
-	if !t.Active || now.Before(m.holdAt) {
+	if !t.HasTable || t.Suspended || !t.Queues || t.Holds && !t.Active || now.Before(m.holdAt) {
 		return nil
 	}
 	m.holdAt = now.Add(holdAgain)
-	return []order{{act: hold, volume: v, below: t.Path}}
-}
-
-// park has a table suspended that waits for longer than a moment.
-func (m *volumeMemory) park(f facts, v Volume) []order {
-	t := f.tables[v.Table]
-	if t.absent || t.unseen || !t.Spins() || f.now.Sub(m.waitSince) < parkAfter || f.now.Before(m.parkAt) {
-		return nil
-	}
-	m.parkAt = f.now.Add(parkAfter)
-	return []order{{act: park, volume: v}}
+	return []order{{act: hold, volume: v}}
 }
 
 func pathOf(r rules, ns nvmesysfs.Namespace) guard.Path {

@@ -56,7 +56,7 @@ func tableOn(minor uint32) table {
 
 // failed is t with its I/O held back.
 func failed(t table) table {
-	t.Active = false
+	t.Active, t.Holds = false, true
 	return t
 }
 
@@ -90,11 +90,9 @@ func words(orders []order) []string {
 			out = append(out, fmt.Sprintf("set %s %s=%d", o.setting.controller, o.setting.attribute, o.setting.value))
 		case feed:
 			out = append(out, fmt.Sprintf("feed %d:%d", o.path.Major, o.path.Minor))
-		case hold:
-			out = append(out, "hold "+o.below)
 		case end:
 			out = append(out, "end "+string(o.why))
-		case ask, connect, rescan, retire, park:
+		case ask, connect, rescan, retire, hold:
 			out = append(out, string(o.act))
 		}
 	}
@@ -139,6 +137,7 @@ func stateOfAll(state string) func(*facts, *Volume) {
 }
 
 var (
+	held         = ofTable(func(t *table) { t.Active, t.Holds = false, true })
 	pathFailed   = ofTable(func(t *table) { t.Active = false })
 	tableGone    = ofTable(func(t *table) { *t = table{absent: true} })
 	otherDevice  = ofDevice(func(ns *nvmesysfs.Namespace) { ns.UUID = otherUUID })
@@ -161,33 +160,38 @@ func TestLook(t *testing.T) {
 	for name, c := range map[string]sighting{
 		"all is well":                     {func(*facts, *Volume) {}, Serving, nil},
 		"two paths, one away":             {func(f *facts, _ *Volume) { f.controllers = append(f.controllers, controller("nvme2", "connecting", 2)) }, Serving, nil},
-		"connecting":                      {connecting, Waiting, []string{"hold 259:3"}},
-		"resetting":                       {stateOfAll("resetting"), Waiting, []string{"hold 259:3"}},
-		"deleting":                        {stateOfAll("deleting (no IO)"), Waiting, []string{"hold 259:3"}},
-		"connecting, held":                {both(connecting, pathFailed), Waiting, nil},
+		"connecting":                      {connecting, Waiting, []string{"hold"}},
+		"resetting":                       {stateOfAll("resetting"), Waiting, []string{"hold"}},
+		"deleting":                        {stateOfAll("deleting (no IO)"), Waiting, []string{"hold"}},
+		"connecting, held":                {both(connecting, held), Waiting, nil},
 		"connecting, given up":            {both(connecting, ofTable(func(t *table) { t.Queues = false })), Waiting, nil},
-		"connecting, not looked":          {both(connecting, notLooked), Waiting, []string{"hold 259:3"}},
-		"given up by the kernel":          {noController, Waiting, []string{"hold 259:3"}},
-		"given up by the kernel, held":    {both(noController, pathFailed), Waiting, nil},
+		"connecting, not looked":          {both(connecting, notLooked), Waiting, []string{"hold"}},
+		"given up by the kernel":          {noController, Waiting, []string{"hold"}},
+		"given up by the kernel, held":    {both(noController, held), Waiting, nil},
+		"held, and there":                 {held, Waiting, []string{"feed 259:3"}},
 		"path failed":                     {pathFailed, Waiting, []string{"feed 259:3"}},
+		"connecting, path failed":         {both(connecting, pathFailed), Waiting, []string{"hold"}},
+		"connecting, held by half":        {both(connecting, ofTable(func(t *table) { t.Holds = true })), Waiting, []string{"hold"}},
+		"namespace missing, path failed":  {both(noDevice, pathFailed), Waiting, []string{"hold"}},
+		"untidy":                          {ofTable(func(t *table) { t.Untidy = true }), Waiting, []string{"feed 259:3"}},
 		"another number":                  {ofDevice(func(ns *nvmesysfs.Namespace) { ns.Minor = 7 }), Waiting, []string{"feed 259:7"}},
-		"another number, held":            {both(pathFailed, ofDevice(func(ns *nvmesysfs.Namespace) { ns.Minor = 7 })), Waiting, []string{"feed 259:7"}},
+		"another number, held":            {both(held, ofDevice(func(ns *nvmesysfs.Namespace) { ns.Minor = 7 })), Waiting, []string{"feed 259:7"}},
 		"suspended":                       {ofTable(func(t *table) { t.Suspended = true }), Waiting, []string{"feed 259:3"}},
 		"a new table, not put to use":     {ofTable(func(t *table) { t.NewTable = true }), Waiting, []string{"feed 259:3"}},
 		"does not queue":                  {ofTable(func(t *table) { t.Queues = false }), Waiting, []string{"feed 259:3"}},
 		"made, but without a table":       {ofTable(func(t *table) { *t = table{State: guard.State{Suspended: true}} }), Waiting, []string{"feed 259:3"}},
 		"grown":                           {ofDevice(func(ns *nvmesysfs.Namespace) { ns.SizeBytes *= 2 }), Waiting, []string{"feed 259:3"}},
-		"another volume":                  {otherDevice, Refused, []string{"hold 259:3"}},
-		"another volume, held":            {both(otherDevice, pathFailed), Refused, nil},
-		"another volume, another number":  {both(otherDevice, pathFailed, ofDevice(func(ns *nvmesysfs.Namespace) { ns.Minor = 7 })), Refused, nil},
+		"another volume":                  {otherDevice, Refused, []string{"hold"}},
+		"another volume, held":            {both(otherDevice, held), Refused, nil},
+		"another volume, another number":  {both(otherDevice, held, ofDevice(func(ns *nvmesysfs.Namespace) { ns.Minor = 7 })), Refused, nil},
 		"another volume, suspended":       {both(otherDevice, ofTable(func(t *table) { t.Active, t.Suspended = false, true })), Refused, nil},
-		"shrunk":                          {ofDevice(func(ns *nvmesysfs.Namespace) { ns.SizeBytes /= 2 }), Refused, []string{"hold 259:3"}},
-		"another volume, not reachable":   {both(otherDevice, connecting), Waiting, []string{"hold 259:3"}},
-		"namespace missing":               {both(noDevice, pathFailed), Waiting, []string{"rescan"}},
-		"namespace missing, not held":     {noDevice, Waiting, []string{"hold 259:3"}},
-		"another NSID":                    {both(pathFailed, ofDevice(func(ns *nvmesysfs.Namespace) { ns.NSID = 2 })), Waiting, []string{"rescan"}},
-		"of another subsystem":            {both(pathFailed, ofDevice(func(ns *nvmesysfs.Namespace) { ns.NQN = "nqn.other" })), Waiting, []string{"rescan"}},
-		"a head without paths":            {both(pathFailed, ofDevice(func(ns *nvmesysfs.Namespace) { ns.Controllers = nil })), Waiting, []string{"rescan"}},
+		"shrunk":                          {ofDevice(func(ns *nvmesysfs.Namespace) { ns.SizeBytes /= 2 }), Refused, []string{"hold"}},
+		"another volume, not reachable":   {both(otherDevice, connecting), Waiting, []string{"hold"}},
+		"namespace missing":               {both(noDevice, held), Waiting, []string{"rescan"}},
+		"namespace missing, not held":     {noDevice, Waiting, []string{"hold"}},
+		"another NSID":                    {both(held, ofDevice(func(ns *nvmesysfs.Namespace) { ns.NSID = 2 })), Waiting, []string{"rescan"}},
+		"of another subsystem":            {both(held, ofDevice(func(ns *nvmesysfs.Namespace) { ns.NQN = "nqn.other" })), Waiting, []string{"rescan"}},
+		"a head without paths":            {both(held, ofDevice(func(ns *nvmesysfs.Namespace) { ns.Controllers = nil })), Waiting, []string{"rescan"}},
 		"table absent":                    {tableGone, Lost, nil},
 		"table absent, connecting":        {both(tableGone, connecting), Lost, nil},
 		"table absent, being staged":      {both(tableGone, unsettled), Waiting, []string{"rescan"}},
@@ -196,7 +200,7 @@ func TestLook(t *testing.T) {
 		"ended, still queueing":           {endedHalf, Failing, []string{"end again"}},
 		"ended, no table":                 {both(noTable, endedHalf), Failing, nil},
 		"ended, connecting":               {both(connecting, ended), Failing, []string{"end again"}},
-		"ended, path failed":              {both(pathFailed, ended), Failing, []string{"end again"}},
+		"ended, path failed":              {both(held, ended), Failing, []string{"end again"}},
 		"ended, absent":                   {both(tableGone, ended), Failing, nil},
 		"no table, all is well":           {noTable, Serving, nil},
 		"no table, connecting":            {both(noTable, connecting), Waiting, nil},
@@ -451,46 +455,29 @@ func TestHoldPace(t *testing.T) {
 	if diff := cmp.Diff([]int64{0, 200, 400}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	look(510*time.Millisecond, pathFailed)
-	if got := words(look(520*time.Millisecond, connecting)); !slices.Equal(got, []string{"hold 259:3"}) {
+	look(510*time.Millisecond, held)
+	if got := words(look(520*time.Millisecond, connecting)); !slices.Equal(got, []string{"hold"}) {
 		t.Errorf("fed, and lost again: %v", got)
 	}
 }
 
-// A table is parked once the outage is no short one and nothing is under way
-// below; one that could not be is tried again.
-func TestParkPace(t *testing.T) {
+// What cannot be held is not tried to be.
+func TestHoldNothing(t *testing.T) {
 	t.Parallel()
-	busy := ofTable(func(t *table) { t.Active, t.Below = false, 1 })
-	parked := ofTable(func(t *table) { t.Active, t.Suspended = false, true })
-	givenUp := ofTable(func(t *table) { t.Active, t.Queues = false, false })
-	for name, c := range map[string]struct {
-		change func(*facts, *Volume)
-		want   []int64
-	}{
-		"held":                   {both(connecting, pathFailed), []int64{1000, 2000, 3000}},
-		"given up by the kernel": {both(noController, pathFailed), []int64{1000, 2000, 3000}},
-		"another volume":         {both(otherDevice, pathFailed), []int64{1000, 2000, 3000}},
-		"busy below":             {both(connecting, busy), nil},
-		"parked":                 {both(connecting, parked), nil},
-		"given up":               {both(connecting, givenUp), nil},
-		"not seen":               {both(connecting, ofTable(func(t *table) { *t = table{unseen: true} })), nil},
-		"absent":                 {both(connecting, tableGone), nil},
-		"no table":               {both(connecting, noTable), nil},
+	for name, change := range map[string]func(t *table){
+		"held":      func(t *table) { t.Active, t.Holds = false, true },
+		"suspended": func(t *table) { t.Suspended = true },
+		"given up":  func(t *table) { t.Active, t.Queues = false, false },
+		"not seen":  func(t *table) { *t = table{unseen: true} },
+		"absent":    func(t *table) { *t = table{absent: true} },
+		"empty":     func(t *table) { *t = table{} },
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var m volumeMemory
-			got := moments(3500*time.Millisecond, park, func(d time.Duration) []order {
-				v := ourVolume()
-				f := factsOf(d, v)
-				c.change(&f, &v)
-				return decideVolume(testRules, f, v, &sessionMemory{}, &m)
-			})
-			if diff := cmp.Diff(c.want, got); diff != "" {
-				t.Errorf("(-want +got):\n%s", diff)
-			}
-		})
+		v := ourVolume()
+		f := factsOf(0, v)
+		both(connecting, ofTable(change))(&f, &v)
+		if got := words(decideVolume(testRules, f, v, &sessionMemory{}, &volumeMemory{})); len(got) > 0 {
+			t.Errorf("%s: %q", name, got)
+		}
 	}
 }
 
@@ -511,8 +498,8 @@ func TestFeedPaceReset(t *testing.T) {
 		"it served for 9.9 s":     {[]then{{0, well}, {9900 * time.Millisecond, well}}, 6},
 		"it served for 10 s":      {[]then{{0, well}, {10 * time.Second, well}}, 1},
 		"it served twice for 6 s": {[]then{{0, well}, {6 * time.Second, well}, {7 * time.Second, noDevice}, {8 * time.Second, well}, {14 * time.Second, well}}, 6},
-		"the session was away":    {[]then{{0, both(connecting, pathFailed)}}, 1},
-		"the kernel had given up": {[]then{{0, both(noController, pathFailed)}}, 1},
+		"the session was away":    {[]then{{0, both(connecting, held)}}, 1},
+		"the kernel had given up": {[]then{{0, both(noController, held)}}, 1},
 	} {
 		m := volumeMemory{state: Waiting, waitSince: start, feeds: 5, feedAt: start.Add(3 * time.Second)}
 		look := func(d time.Duration, change func(*facts, *Volume)) []order {
@@ -526,7 +513,7 @@ func TestFeedPaceReset(t *testing.T) {
 			look(b.after, b.change)
 			failed = b.after + 50*time.Millisecond
 		}
-		if got := words(look(failed, pathFailed)); !slices.Equal(got, []string{"feed 259:3"}) || m.feeds != c.feeds {
+		if got := words(look(failed, held)); !slices.Equal(got, []string{"feed 259:3"}) || m.feeds != c.feeds {
 			t.Errorf("%s: %v, and feed %d in a row, want %d", name, got, m.feeds, c.feeds)
 		}
 	}
@@ -541,14 +528,14 @@ func TestExpired(t *testing.T) {
 		change func(*facts, *Volume)
 		first  []int64 // of the moments of end; nil is never
 	}{
-		"5 s":                  {5, both(connecting, pathFailed), []int64{5000}},
-		"5 s, gone":            {5, both(noController, pathFailed), []int64{5000}},
-		"5 s, no namespace":    {5, both(noDevice, pathFailed), []int64{5000}},
-		"5 s, another volume":  {5, both(otherDevice, pathFailed), []int64{5000}},
+		"5 s":                  {5, both(connecting, held), []int64{5000}},
+		"5 s, gone":            {5, both(noController, held), []int64{5000}},
+		"5 s, no namespace":    {5, both(noDevice, held), []int64{5000}},
+		"5 s, another volume":  {5, both(otherDevice, held), []int64{5000}},
 		"5 s, by the kernel":   {5, both(noTable, connecting), []int64{5000}},
-		"7 s":                  {7, both(connecting, pathFailed), []int64{7000}},
-		"for ever":             {-1, both(connecting, pathFailed), nil},
-		"the kernel's default": {0, both(connecting, pathFailed), nil},
+		"7 s":                  {7, both(connecting, held), []int64{7000}},
+		"for ever":             {-1, both(connecting, held), nil},
+		"the kernel's default": {0, both(connecting, held), nil},
 		"serving":              {5, both(), nil},
 		"ended already":        {5, both(connecting, ended), nil},
 	} {
@@ -618,7 +605,7 @@ func TestExpiryStartsAnew(t *testing.T) {
 	got := moments(20*time.Second, end, func(d time.Duration) []order {
 		f := factsOf(d, v)
 		if d != 4*time.Second && d != 8*time.Second {
-			both(connecting, pathFailed)(&f, &v)
+			both(connecting, held)(&f, &v)
 		}
 		return decideVolume(testRules, f, v, &sessionMemory{}, &m)
 	})
@@ -635,16 +622,16 @@ func TestWithdrawn(t *testing.T) {
 		state  State
 		orders []string
 	}{
-		"just said":               {0, both(connecting, pathFailed), Fenced, []string{"park"}},
-		"before the grace ends":   {DefaultGrace - time.Nanosecond, both(connecting, pathFailed), Fenced, []string{"park"}},
-		"the grace is over":       {DefaultGrace, both(connecting, pathFailed), Fenced, []string{"end withdrawn"}},
-		"over, another volume":    {DefaultGrace, both(otherDevice, pathFailed), Fenced, []string{"end withdrawn"}},
-		"over, no namespace":      {DefaultGrace, both(noDevice, pathFailed), Fenced, []string{"end withdrawn"}},
+		"just said":               {0, both(connecting, held), Fenced, nil},
+		"before the grace ends":   {DefaultGrace - time.Nanosecond, both(connecting, held), Fenced, nil},
+		"the grace is over":       {DefaultGrace, both(connecting, held), Fenced, []string{"end withdrawn"}},
+		"over, another volume":    {DefaultGrace, both(otherDevice, held), Fenced, []string{"end withdrawn"}},
+		"over, no namespace":      {DefaultGrace, both(noDevice, held), Fenced, []string{"end withdrawn"}},
 		"over, by the kernel":     {DefaultGrace, both(noTable, connecting), Fenced, []string{"end withdrawn"}},
 		"over, and it is back":    {DefaultGrace, both(), Serving, nil},
-		"before, and it comes":    {time.Second, pathFailed, Fenced, []string{"feed 259:3"}},
-		"before, and it is asked": {time.Second, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"park", "ask"}},
-		"over, nothing more":      {DefaultGrace, both(connecting, pathFailed, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"end withdrawn"}},
+		"before, and it comes":    {time.Second, held, Fenced, []string{"feed 259:3"}},
+		"before, and it is asked": {time.Second, both(connecting, held, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"ask"}},
+		"over, nothing more":      {DefaultGrace, both(connecting, held, func(_ *facts, v *Volume) { v.Managed = true }), Fenced, []string{"end withdrawn"}},
 		"ended":                   {DefaultGrace, both(connecting, ended), Failing, []string{"end again"}},
 	} {
 		v := ourVolume()
@@ -669,11 +656,11 @@ func TestAsk(t *testing.T) {
 		change  func(*facts, *Volume)
 		first   []int64
 	}{
-		"managed":                {true, both(connecting, pathFailed), []int64{2000}},
-		"managed, no namespace":  {true, both(noDevice, pathFailed), []int64{2000}},
-		"managed, other volume":  {true, both(otherDevice, pathFailed), []int64{2000}},
+		"managed":                {true, both(connecting, held), []int64{2000}},
+		"managed, no namespace":  {true, both(noDevice, held), []int64{2000}},
+		"managed, other volume":  {true, both(otherDevice, held), []int64{2000}},
 		"managed, by the kernel": {true, both(noTable, connecting), []int64{2000}},
-		"not managed":            {false, both(connecting, pathFailed), nil},
+		"not managed":            {false, both(connecting, held), nil},
 		"serving":                {true, both(), nil},
 		"ended":                  {true, both(connecting, ended), nil},
 	} {
@@ -715,12 +702,12 @@ func TestVolumeMemory(t *testing.T) {
 	check("serving at first sight", Serving, time.Second, 0, 0)
 	look(2*time.Second, both(connecting))
 	check("away", Waiting, 2*time.Second, 2*time.Second, 0)
-	look(3*time.Second, both(otherDevice, pathFailed))
+	look(3*time.Second, both(otherDevice, held))
 	check("something else is there", Refused, 3*time.Second, 2*time.Second, 0)
 	if !strings.Contains(m.why, otherUUID.String()) {
 		t.Errorf("refused because of %q, which does not say what is there", m.why)
 	}
-	look(4*time.Second, pathFailed)
+	look(4*time.Second, held)
 	check("it is there", Waiting, 4*time.Second, 2*time.Second, 0)
 	look(5*time.Second, both())
 	check("serving", Serving, 5*time.Second, 0, 1)

@@ -36,7 +36,6 @@ func TestOutageAndReturn(t *testing.T) {
 			r.Errorf("after the outage: %+v", got)
 		}
 		r.expectCalls("hold holdfast-v0", 1)
-		r.expectCalls("park holdfast-v0", 1)
 		r.expectCalls("feed holdfast-v0", 1)
 		r.expectCalls("restore", 0)
 		r.expectCalls("rescan", 0)
@@ -144,7 +143,7 @@ func TestOutageOfOne(t *testing.T) {
 		inBubble(t, n, func(r run) {
 			r.do(func() { r.steady = true })
 			r.pass(time.Second)
-			kinds := []string{"state", "session", "hold", "park", "feed", "restore", "rescan", "write"}
+			kinds := []string{"state", "session", "hold", "feed", "restore", "rescan", "write"}
 			before := map[string]int{}
 			for _, k := range kinds {
 				before[k] = r.count(k)

@@ -50,7 +50,6 @@ type volumeMemory struct {
 	feedAt     time.Time // not before
 	feeds      int       // in a row without ten seconds of peace
 	holdAt     time.Time // not before
-	parkAt     time.Time // not before
 	endAt      time.Time // not before
 	ended      bool      // the last step of an end has succeeded since the plugin started
 	fencedAt   time.Time // when the storage host first said so
@@ -70,10 +69,7 @@ const (
 	feedMost     = 5 * time.Second
 	holdAgain    = 200 * time.Millisecond
 	endPause     = time.Second
-	// parkAfter leaves short outages alone: a table that was not parked is back
-	// with one message.
-	parkAfter   = time.Second
-	retireAgain = time.Second
+	retireAgain  = time.Second
 	// peace is how long a volume must serve before a failed path counts as the
 	// first again. A device that answers and fails its I/O is fed ever more slowly.
 	peace    = 10 * time.Second
@@ -95,9 +91,8 @@ func backoff(first, most time.Duration, n int) time.Duration {
 type order struct {
 	act     act
 	setting setting
-	volume  Volume     // of feed, hold, park, ask and end
+	volume  Volume     // of feed, hold, ask and end
 	path    guard.Path // of feed
-	below   string     // of hold: the path's device number
 	ro      bool
 	why     Reason // of end
 }
@@ -111,7 +106,6 @@ const (
 	rescan  act = "rescan"
 	feed    act = "feed"
 	hold    act = "hold"
-	park    act = "park"
 	ask     act = "ask"
 	end     act = "end"
 )

@@ -260,7 +260,7 @@ func (w *Watch) known(f *facts, how thoroughness) func(disk string) (nvmesysfs.N
 // failed says whether the table of v holds its I/O back.
 func (w *Watch) failed(f *facts, v Volume) bool {
 	t, ok := f.tables[v.Table]
-	return ok && (t.absent || !t.Active || t.Suspended || t.NewTable || !t.Queues)
+	return ok && (t.absent || !t.Active || t.Holds || t.Suspended || t.NewTable || !t.Queues)
 }
 
 // noteStrays keeps count of our tables that belong to no volume.

@@ -88,7 +88,7 @@ func (c *chaos) look(t *testing.T, after time.Duration) {
 		if c.held[i] += after; c.live(i) || len(c.fail) > 0 {
 			c.held[i] = 0
 		}
-		if t2 := c.tables[v.Table]; t2 != nil && c.held[i] > time.Second && t2.Active && t2.Queues {
+		if t2 := c.tables[v.Table]; t2 != nil && c.held[i] > time.Second && t2.Active && t2.Queues && !t2.Suspended {
 			t.Errorf("%s: nothing is live, and I/O is not held back; %q", v.ID, c.trace)
 		}
 	}

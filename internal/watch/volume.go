@@ -71,7 +71,6 @@ type Guards interface {
 	List() (map[string]uint32, error)
 	State(name string) (guard.State, error)
 	Feed(name string, p guard.Path, readOnly bool, proof guard.Proof) error
-	Hold(name, path string) error
-	Park(name string) error
+	Hold(name string) error
 	Remove(ctx context.Context, name string) error
 }

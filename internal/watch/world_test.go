@@ -301,24 +301,10 @@ func (w *world) change(name string, err error, change func(*fakeTable)) error {
 	return nil
 }
 
-func (w *world) Hold(name, path string) error {
-	if err := w.called("hold", name); err != nil {
-		return ofAct(err)
-	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	t := w.tables[name]
-	if t == nil || t.Path != path {
-		return dm.ErrNotFound
-	}
-	w.pathFails(name)
-	return nil
-}
-
-func (w *world) Park(name string) error {
-	return w.change(name, w.called("park", name), func(t *fakeTable) {
-		if t.Spins() {
-			t.Suspended, t.events = true, t.events+1
+func (w *world) Hold(name string) error {
+	return w.change(name, w.called("hold", name), func(t *fakeTable) {
+		if t.Queues && !t.Suspended {
+			t.Active, t.Holds, t.events = false, true, t.events+1
 		}
 	})
 }

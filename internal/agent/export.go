@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/nvmet"
 	"github.com/holdfast-csi/holdfast/internal/pool"
@@ -25,7 +26,7 @@ func (s *Service) export(ctx context.Context, p *exportedPool, session store.Ses
 	if err != nil {
 		return err
 	}
-	if s.withdrawer.PendingIn(session.NQN) {
+	if !s.settled(ctx, session.NQN) {
 		return fmt.Errorf("another volume is still being withdrawn from the node's session: %w", volume.ErrPending)
 	}
 	port := portOf(p)
@@ -48,6 +49,18 @@ func (s *Service) export(ctx context.Context, p *exportedPool, session store.Ses
 		err = nvmet.Apply(ctx, s.tree, steps)
 	}
 	return explain(p, err)
+}
+
+// settleTime is how long a publish waits for a volume that is just being withdrawn
+// from the session: one that has no I/O stuck takes the kernel some milliseconds.
+const settleTime = 500 * time.Millisecond
+
+// settled waits for withdrawals from a subsystem, and says whether they are done:
+// until then the kernel lets nobody look into it.
+func (s *Service) settled(ctx context.Context, nqn string) bool {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	return s.withdrawer.Await(ctx, nqn)
 }
 
 // wholeSession notices a session whose subsystem is gone while others of its

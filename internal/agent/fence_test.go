@@ -47,6 +47,25 @@ func TestSlowFence(t *testing.T) {
 	}
 }
 
+// A fence that takes a moment is waited for: the next volume goes to the same
+// session.
+func TestPublishBesideFence(t *testing.T) {
+	f, a := newFixture(t)
+	p := f.published[0]
+	f.env.Kernel.HoldIO(p.SubsystemNQN, p.NSID)
+	fenced := make(chan error, 1)
+	go func() { fenced <- a.Service.Unpublish(t.Context(), p.Volume, p.Node) }()
+	eventually(t, "the fence has begun", func() bool {
+		st, err := a.Status(t.Context(), agenttest.Ref(p))
+		return err == nil && st.Ended
+	})
+	time.AfterFunc(20*time.Millisecond, func() { f.env.Kernel.ReleaseIO(p.SubsystemNQN, p.NSID) })
+	if q := publishTo(t, a, f.free, 1); !isShown(f.env, q) || q.SubsystemNQN != p.SubsystemNQN {
+		t.Errorf("%+v beside %+v", q, p)
+	}
+	must(t, <-fenced)
+}
+
 // A fence that takes too long disconnects the session, once.
 func TestKick(t *testing.T) {
 	f, a := newFixture(t)

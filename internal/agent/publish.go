@@ -57,6 +57,9 @@ func (s *Service) Publish(ctx context.Context, req volume.PublishRequest) (volum
 		return volume.Publication{}, err
 	}
 	defer unlock()
+	if err := s.settle(ctx, req, rec.Pool); err != nil {
+		return volume.Publication{}, err
+	}
 	var pub store.Publication
 	var session store.Session
 	err = s.db.Update(func(tx *store.Tx) (err error) {
@@ -70,6 +73,22 @@ func (s *Service) Publish(ctx context.Context, req volume.PublishRequest) (volum
 		return volume.Publication{}, fmt.Errorf("volume %s: %w", req.Volume, uncertain(err))
 	}
 	return s.toPublication(pub, rec, exported), nil
+}
+
+// settle waits for what is just being withdrawn from the sessions that may take one
+// more, or each publish beside an unpublish would begin a session of its own.
+func (s *Service) settle(ctx context.Context, req volume.PublishRequest, pool string) error {
+	var sessions []store.Session
+	err := s.db.View(func(tx *store.Tx) (err error) {
+		sessions, err = tx.SessionsOf(req.Node, pool, req.Profile)
+		return err
+	})
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	for _, c := range sessions {
+		s.withdrawer.Await(ctx, c.NQN)
+	}
+	return err
 }
 
 // finishEnding completes an unpublish that was begun and not finished: the
@@ -157,8 +176,8 @@ func sameRequest(have store.Session, req volume.PublishRequest) error {
 
 // sessionFor returns a session of node, pool and profile with room for one
 // more, or a new one. One that a volume is being withdrawn from is passed over:
-// until that is done the kernel lets nobody look into it. A new session has an NQN that never was before, so no
-// NSID is ever used twice in one subsystem.
+// until that is done the kernel lets nobody look into it. A new session has an NQN
+// that never was before, so no NSID is ever used twice in one subsystem.
 func (s *Service) sessionFor(tx *store.Tx, pool string, req volume.PublishRequest) (store.Session, error) {
 	candidates, err := tx.SessionsOf(req.Node, pool, req.Profile)
 	if err != nil {

@@ -644,6 +644,39 @@ func TestKernelReadOnly(t *testing.T) {
 	}
 }
 
+// What the disk can do the table can, also after it has grown and was swapped.
+func TestKernelLimits(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	p := loop(t, file)
+	limits := func(disk string) (out string) {
+		for _, name := range []string{"logical_block_size", "physical_block_size", "discard_max_bytes", "discard_granularity", "write_cache", "fua", "max_hw_sectors_kb"} {
+			value, err := os.ReadFile("/sys/block/" + disk + "/queue/" + name)
+			b.must(err)
+			out += name + "=" + strings.TrimSpace(string(value)) + " "
+		}
+		return out
+	}
+	want := limits(p.Disk)
+	if strings.Contains(want, "discard_max_bytes=0 ") {
+		t.Fatalf("the disk cannot discard, so this shows nothing: %s", want)
+	}
+	d := b.ensure(p)
+	check := func(when string) {
+		t.Helper()
+		if got := limits(d.Disk); got != want {
+			t.Errorf("%s: %s, want %s", when, got, want)
+		}
+	}
+	check("made")
+	b.must(os.Truncate(file, 2*fileSize))
+	large := loop(t, file)
+	b.must(b.g.Hold(b.name))
+	b.feed(large)
+	b.healthy(large)
+	check("swapped and grown")
+}
+
 // A number that belongs to another device by now is not put below.
 func TestKernelWrongDevice(t *testing.T) {
 	b := newBench(t)

@@ -88,14 +88,35 @@ func (w *Withdrawer) Pending(nqn string, nsid uint32) bool {
 
 // PendingIn reports whether any withdrawal from the subsystem is running.
 func (w *Withdrawer) PendingIn(nqn string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for key := range w.running {
-		if key.nqn == nqn {
+	return w.anyIn(nqn) != nil
+}
+
+// Await waits until no withdrawal from the subsystem is running, for as long as ctx
+// lives, and says whether that came to be.
+func (w *Withdrawer) Await(ctx context.Context, nqn string) bool {
+	for {
+		run := w.anyIn(nqn)
+		if run == nil {
 			return true
 		}
+		select {
+		case <-run.done:
+		case <-ctx.Done():
+			return false
+		}
 	}
-	return false
+}
+
+// anyIn returns a withdrawal from the subsystem that is running, or nil.
+func (w *Withdrawer) anyIn(nqn string) *withdrawal {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for key, run := range w.running {
+		if key.nqn == nqn {
+			return run
+		}
+	}
+	return nil
 }
 
 func (w *Withdrawer) join(t Tree, key withdrawalKey, kickAfter time.Duration) *withdrawal {

@@ -225,16 +225,15 @@ func (g *Guards) load(c *change, on int, name string) error {
 }
 
 func (c *change) message(s step) string {
-	switch s.do {
-	case queueing:
-		return "queue_if_no_path"
-	case failing:
-		return "fail_if_no_path"
-	}
 	var dev string
-	if s.on == top { // of one path
+	switch {
+	case s.do == queueing:
+		return "queue_if_no_path"
+	case s.do == failing:
+		return "fail_if_no_path"
+	case s.on == top: // of one path
 		dev = c.layout.paths[0].dev
-	} else {
+	default:
 		dev = c.layout.legs[s.on].Number()
 	}
 	if s.do == reinstate {

@@ -18,7 +18,7 @@ import (
 // tableMajor is the device number of the device mapper.
 const tableMajor = 254
 
-// table is a device-mapper table with one path. Its device is there as long as
+// table is what holds a volume's I/O, seen from above. Its device is there as long as
 // the table, whatever becomes of the disk below; and that disk keeps its name
 // and number from others until the table lets go of it.
 type table struct {

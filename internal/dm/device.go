@@ -163,6 +163,11 @@ func (c *Client) Table(name string) (Device, Target, error) {
 	return c.target(name, unix.DM_STATUS_TABLE_FLAG)
 }
 
+// Loaded reads the table that was loaded and is not in use.
+func (c *Client) Loaded(name string) (Device, Target, error) {
+	return c.target(name, unix.DM_STATUS_TABLE_FLAG|unix.DM_QUERY_INACTIVE_TABLE_FLAG)
+}
+
 // target reads without flushing: a status that flushes waits for I/O.
 func (c *Client) target(name string, flags uint32) (d Device, t Target, err error) {
 	err = c.do(request{op: unix.DM_TABLE_STATUS, name: name, flags: flags | unix.DM_NOFLUSH_FLAG}, func(a answer) error {

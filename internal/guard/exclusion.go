@@ -10,12 +10,12 @@ import (
 )
 
 // Close lets nothing new begin and waits for what is under way, as long as ctx
-// lives: a process that ends interrupts its suspends, and a multipath target
-// whose suspend was interrupted queues no more until it is told to.
+// lives: a process that ends interrupts its suspends, and that of a table that grows
+// leaves it failing its I/O until it is fed.
 func (g *Guards) Close(ctx context.Context) {
 	g.mu.Lock()
 	g.closed = true
-	under := slices.Collect(maps.Values(g.held))
+	under := slices.Collect(maps.Values(g.locked))
 	g.mu.Unlock()
 	for _, done := range under {
 		select {
@@ -25,29 +25,29 @@ func (g *Guards) Close(ctx context.Context) {
 	}
 }
 
-func (g *Guards) tryHold(name string) (release func(), ok bool) {
+func (g *Guards) tryLock(name string) (unlock func(), ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || g.held[name] != nil {
+	if g.closed || g.locked[name] != nil {
 		return nil, false
 	}
 	done := make(chan struct{})
-	g.held[name] = done
+	g.locked[name] = done
 	return func() {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		delete(g.held, name)
+		delete(g.locked, name)
 		close(done)
 	}, true
 }
 
-func (g *Guards) hold(ctx context.Context, name string) (func(), error) {
+func (g *Guards) lock(ctx context.Context, name string) (func(), error) {
 	for {
-		if release, ok := g.tryHold(name); ok {
-			return release, nil
+		if unlock, ok := g.tryLock(name); ok {
+			return unlock, nil
 		}
 		g.mu.Lock()
-		done, closed := g.held[name], g.closed
+		done, closed := g.locked[name], g.closed
 		g.mu.Unlock()
 		if closed {
 			return nil, fmt.Errorf("guard %s: %w: this process is ending", name, volume.ErrUnavailable)

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -17,9 +18,9 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/dm"
 )
 
-// fake is a device mapper in memory that knows the targets multipath, linear and
-// error, and moves I/O through them. Where it is odd, Linux 6.1 and 6.12 are: see
-// the kernel tests.
+// fake is a device mapper in memory that knows the targets multipath, linear, delay
+// and error, and moves I/O through them. Where it is odd, Linux 6.1 and 6.12 are:
+// see the kernel tests.
 type fake struct {
 	mu      sync.Mutex
 	devices map[string]*fakeDevice
@@ -27,6 +28,7 @@ type fake struct {
 	calls   []string
 
 	dead, silent map[string]bool // disks that fail their I/O, and that do not answer
+	noDelay      bool            // a kernel without that target
 	ios          []*fakeIO
 
 	// fault breaks the call of that number, counted from 1; 0 breaks none.
@@ -40,11 +42,12 @@ type fake struct {
 type fakeIO struct {
 	table, at string // where it is: the table, or a leg
 	end       string // the disk that has it, or "EIO"
+	ahead     bool   // read-ahead, which a suspended device fails
 }
 
 // faultKind is how the call goes wrong: with or without its effect, and whether
 // the process gets to do anything after it. A suspend that is cut undoes itself,
-// but for what a multipath target did in it.
+// but for what targets did in it.
 type faultKind struct{ late, cut, deadly bool }
 
 var faultKinds = []faultKind{{}, {late: true}, {deadly: true}, {late: true, deadly: true}, {cut: true, deadly: true}}
@@ -68,12 +71,14 @@ type fakeDevice struct {
 	live, fresh *fakeTable
 }
 
-// fakeTable is a table of any target: path is of linear, the rest of multipath.
+// fakeTable is a table of any target: path is of linear, passing of delay, the rest
+// of multipath.
 type fakeTable struct {
 	target   string
 	sectors  uint64
 	readOnly bool
 	path     string
+	passing  bool
 	paths    []string
 	failed   [2]bool
 	queues   bool
@@ -98,15 +103,22 @@ func (f *fake) guards() (*Guards, *opener) {
 	return g, o
 }
 
-type opener struct{ opened, closed int }
+type opener struct{ opened, closed atomic.Int64 }
 
-func (o *opener) open(Path) (io.Closer, error) { o.opened++; return o, nil }
-func (o *opener) Close() error                 { o.closed++; return nil }
+func (o *opener) open(Path) (io.Closer, error) { o.opened.Add(1); return o, nil }
+func (o *opener) Close() error                 { o.closed.Add(1); return nil }
 
 // proof is right while the device is held open.
 func (o *opener) proof() error {
-	if o.opened != o.closed+1 {
+	if o.opened.Load() == o.closed.Load() {
 		return errors.New("asked while the device is not held open")
+	}
+	return nil
+}
+
+func (o *opener) balanced() error {
+	if opened, closed := o.opened.Load(), o.closed.Load(); opened != closed {
+		return fmt.Errorf("opened %d times, closed %d times", opened, closed)
 	}
 	return nil
 }
@@ -122,7 +134,8 @@ func (f *fake) call(op, name string, effect func() error) error {
 	n := len(f.calls)
 	hit := n == f.fault
 	if hit && f.kind.cut && op == "suspend" {
-		f.devices[name].cut()
+		f.presuspend(f.devices[name])
+		f.flow()
 	}
 	if hit && !f.kind.late || f.fault != 0 && n > f.fault && f.kind.deadly {
 		return errFault
@@ -135,10 +148,14 @@ func (f *fake) call(op, name string, effect func() error) error {
 	return err
 }
 
-// cut is what is left of a suspend that was interrupted.
-func (d *fakeDevice) cut() {
-	if d.live != nil {
+// presuspend is what a target does as a suspend begins, and does not undo.
+func (f *fake) presuspend(d *fakeDevice) {
+	switch {
+	case d.live == nil:
+	case d.live.target == "multipath":
 		d.live.queues = false
+	case d.live.target == "delay":
+		d.live.passing = true
 	}
 }
 
@@ -188,6 +205,7 @@ func (f *fake) Load(name string, t dm.Table) error {
 			fresh.paths, fresh.queues = m[1:], true
 		case t.Target == "linear" && strings.HasSuffix(t.Params, " 0"):
 			fresh.path = strings.TrimSuffix(t.Params, " 0")
+		case t.Target == "delay" && f.devices[nowhere] != nil && t.Params == f.devices[nowhere].Number()+" 0 4294967295" && !f.noDelay:
 		case t.Target != "error" || t.Params != "":
 			return errArg
 		}
@@ -203,8 +221,29 @@ func (f *fake) Clear(name string) error {
 }
 
 func (f *fake) Suspend(name string) error {
-	_, err := f.on("suspend", name, func(d *fakeDevice) error { d.Suspended = true; return nil })
+	_, err := f.on("suspend", name, func(d *fakeDevice) error {
+		if d.live != nil && f.waits(d) {
+			panic("a suspend of " + name + " waits for I/O that may never end")
+		}
+		if d.live != nil && d.live.target == "delay" {
+			f.presuspend(d)
+			f.flow()
+		}
+		d.Suspended = true
+		return nil
+	})
 	return err
+}
+
+// waits says whether I/O is under way on a disk that is silent, below d.
+func (f *fake) waits(d *fakeDevice) bool {
+	below := []*fakeDevice{d}
+	for _, p := range d.live.paths {
+		below = append(below, f.byNumber(p))
+	}
+	return slices.ContainsFunc(below, func(x *fakeDevice) bool {
+		return x != nil && x.live != nil && f.silent[x.live.path] && f.under(x.Number()) > 0
+	})
 }
 
 func (f *fake) Resume(name string, flags dm.UdevFlags) (dm.Device, error) {
@@ -222,7 +261,7 @@ func (f *fake) Resume(name string, flags dm.UdevFlags) (dm.Device, error) {
 		if d.live == nil {
 			return errArg
 		}
-		d.Suspended = false
+		d.Suspended, d.live.passing = false, false
 		return nil
 	})
 }
@@ -359,6 +398,18 @@ func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 	return d, out, err
 }
 
+func (f *fake) Loaded(name string) (d dm.Device, out dm.Target, err error) {
+	d, err = f.on("loaded", name, func(d *fakeDevice) error {
+		if t := d.fresh; t != nil {
+			out = dm.Target{Sectors: t.sectors, Type: t.target}
+		}
+		return nil
+	})
+	return d, out, err
+}
+
+func (f *fake) HasTarget(name string) bool { return name != "delay" || !f.noDelay }
+
 func (f *fake) List() (list []dm.Entry, err error) {
 	err = f.call("list", "", func() error {
 		for _, d := range f.devices {
@@ -370,10 +421,16 @@ func (f *fake) List() (list []dm.Entry, err error) {
 }
 
 // send sends I/O to a table.
-func (f *fake) send(name string) *fakeIO {
+func (f *fake) send(name string) *fakeIO { return f.sendIO(&fakeIO{table: name, at: name}) }
+
+// readAhead sends what is no more than that.
+func (f *fake) readAhead(name string) *fakeIO {
+	return f.sendIO(&fakeIO{table: name, at: name, ahead: true})
+}
+
+func (f *fake) sendIO(x *fakeIO) *fakeIO {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	x := &fakeIO{table: name, at: name}
 	f.ios = append(f.ios, x)
 	f.flow()
 	return x
@@ -399,10 +456,15 @@ func (f *fake) flow() {
 
 func (f *fake) move(x *fakeIO) bool {
 	d, table := f.devices[x.at], f.devices[x.table]
-	if x.end != "" || d == nil || d.live == nil || d.Suspended {
+	switch {
+	case x.end != "" || d == nil || d.live == nil:
 		return false
-	}
-	if x.at != x.table {
+	case x.at != x.table && d.Suspended && x.ahead:
+		x.failed(table.live, d.Number())
+		return true
+	case d.Suspended:
+		return false
+	case x.at != x.table:
 		return f.moveInLeg(x, d.live, table.live, d.Number())
 	}
 	switch i := d.live.choose(); {
@@ -418,17 +480,22 @@ func (f *fake) move(x *fakeIO) bool {
 
 func (f *fake) moveInLeg(x *fakeIO, leg, above *fakeTable, number string) bool {
 	switch {
-	case leg.target == "linear" && f.silent[leg.path]:
+	case leg.target == "linear" && f.silent[leg.path] || leg.target == "delay" && !leg.passing:
 		return false
 	case leg.target == "linear" && !f.dead[leg.path]:
 		x.end = leg.path
 	default:
-		x.at = x.table
-		if i := slices.Index(above.paths, number); i >= 0 {
-			above.failed[i] = true
-		}
+		x.failed(above, number)
 	}
 	return true
+}
+
+// failed takes I/O back to its table, with the path failed that it came from.
+func (x *fakeIO) failed(table *fakeTable, leg string) {
+	x.at = x.table
+	if i := slices.Index(table.paths, leg); i >= 0 {
+		table.failed[i] = true
+	}
 }
 
 // breakAt arms the fault for the n-th of the calls to come.
@@ -452,7 +519,7 @@ func (f *fake) changes() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(f.calls), func(op string) bool {
-		return slices.Contains([]string{"status", "table", "get", "list"}, op)
+		return slices.Contains([]string{"status", "table", "loaded", "get", "list"}, op)
 	})
 }
 
@@ -465,7 +532,8 @@ func (f *fake) look(name string) fakeDevice {
 
 // wantWell fails unless the volume is as it has to be over p: the table queueing,
 // of its size, with a path through each leg of which one is failed; both legs
-// linear on p; nothing suspended or loaded beside.
+// linear on p; nothing suspended, and nothing loaded beside but what waits, into the
+// leg that nothing goes through.
 func (f *fake) wantWell(t *testing.T, name string, p Path) {
 	t.Helper()
 	top := f.look(name)
@@ -474,9 +542,12 @@ func (f *fake) wantWell(t *testing.T, name string, p Path) {
 	}
 	for _, suffix := range legSuffixes {
 		leg := f.look(name + suffix)
-		if leg.live == nil || leg.Suspended || leg.fresh != nil || leg.live.path != p.dev() || leg.live.sectors != p.sectors() ||
-			!slices.Contains(top.live.paths, leg.Number()) {
+		i := slices.Index(top.live.paths, leg.Number())
+		if leg.live == nil || leg.Suspended || leg.live.path != p.dev() || leg.live.sectors != p.sectors() || i < 0 {
 			t.Fatalf("%s, want it well on %s", f.text(name), p.dev())
+		}
+		if ready := leg.fresh != nil; ready && leg.fresh.target != "delay" || top.live.failed[i] && ready == f.noDelay {
+			t.Fatalf("%s, want what waits to be loaded into the idle leg: %v", f.text(name), !f.noDelay)
 		}
 	}
 }

@@ -28,6 +28,8 @@ type mapper interface { //nolint:interfacebloat // the device mapper has so many
 	Message(name, text string) error
 	Status(name string) (dm.Device, dm.Target, error)
 	Table(name string) (dm.Device, dm.Target, error)
+	Loaded(name string) (dm.Device, dm.Target, error)
+	HasTarget(name string) bool
 	List() ([]dm.Entry, error)
 }
 
@@ -37,10 +39,17 @@ type Guards struct {
 	dm  mapper
 	dev string // "/dev"
 
+	// waits says that the kernel has the target of waitTable. Without it a leg that is
+	// suspended collects what comes, which costs a processor per volume once a file is
+	// read.
+	waits bool
+
 	open func(Path) (io.Closer, error) // openPath; the tests have no block devices
 
+	aside sync.Mutex // of who needs the device nowhere, and who removes it
+
 	mu     sync.Mutex
-	held   map[string]chan struct{} // closed when let go; guarded by mu
+	locked map[string]chan struct{} // closed when unlocked; guarded by mu
 	closed bool                     // guarded by mu
 	last   []dm.Entry               // of List; guarded by mu
 	events map[string]uint32        // of last; guarded by mu
@@ -48,7 +57,7 @@ type Guards struct {
 
 // New returns the guards of a device mapper.
 func New(m mapper, dev string) *Guards {
-	return &Guards{dm: m, dev: dev, open: openPath, held: map[string]chan struct{}{}}
+	return &Guards{dm: m, dev: dev, waits: m.HasTarget("delay"), open: openPath, locked: map[string]chan struct{}{}}
 }
 
 // Device is what is mounted, or shown to a pod as a block device.
@@ -75,8 +84,8 @@ type State struct {
 	// NewTable is one that was loaded and not put to use.
 	NewTable bool
 	HasTable bool
-	// Untidy is what a Feed was killed in: I/O goes on, or waits, and another makes
-	// it whole.
+	// Untidy says that a Feed of Path would find something to do: what another was
+	// killed in, or could not do yet.
 	Untidy bool
 }
 
@@ -98,10 +107,10 @@ func (g *Guards) State(name string) (State, error) {
 		Device: g.device(l.top), OpenCount: l.top.OpenCount, SizeBytes: int64(l.size) * sectorSize,
 		Suspended: l.top.Suspended, NewTable: l.top.HasNewTable, HasTable: l.top.HasTable, Queues: l.queues,
 	}
-	s.Path, s.Active = l.below()
+	s.Path, s.Active = l.disk()
 	for _, x := range l.legs {
 		s.Holds = s.Holds || x.collects()
-		s.NewTable = s.NewTable || x.HasNewTable
+		s.NewTable = s.NewTable || x.strange()
 	}
 	s.Untidy = l.untidy()
 	return s, nil
@@ -117,42 +126,50 @@ type Proof func() error
 
 // Ensure makes the table of a volume, or finds it, and puts p below it.
 func (g *Guards) Ensure(ctx context.Context, name string, p Path, readOnly bool, proof Proof) (Device, error) {
-	release, err := g.hold(ctx, name)
+	if err := g.make(ctx, name); err != nil {
+		return Device{}, err
+	}
+	err := g.feed(name, p, readOnly, proof, func() (func(), error) { return g.lock(ctx, name) })
 	if err != nil {
-		return Device{}, err
-	}
-	defer release()
-	_, err = g.dm.Create(name, uuidOf(name))
-	if err != nil && !errors.Is(err, dm.ErrExists) {
-		return Device{}, err
-	}
-	if err := g.feed(name, p, readOnly, proof); err != nil {
 		return Device{}, err
 	}
 	d, err := g.dm.Get(name)
 	return g.device(d), err
 }
 
+// make makes an empty table unless there is one.
+func (g *Guards) make(ctx context.Context, name string) error {
+	unlock, err := g.lock(ctx, name)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	_, err = g.dm.Create(name, uuidOf(name))
+	if errors.Is(err, dm.ErrExists) {
+		return nil
+	}
+	return err
+}
+
 // Feed puts p below an existing table and lets I/O go on. A table that is on p
 // already is not touched. It is safe to be killed at every step of it: the next
 // call goes on from whatever is there. ErrBusy if another call is at it.
 func (g *Guards) Feed(name string, p Path, readOnly bool, proof Proof) error {
-	release, ok := g.tryHold(name)
-	if !ok {
-		return fmt.Errorf("guard %s: %w", name, volume.ErrBusy)
-	}
-	defer release()
-	return g.feed(name, p, readOnly, proof)
+	return g.feed(name, p, readOnly, proof, func() (func(), error) {
+		unlock, ok := g.tryLock(name)
+		if !ok {
+			return nil, fmt.Errorf("guard %s: %w", name, volume.ErrBusy)
+		}
+		return unlock, nil
+	})
 }
 
-func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof) (err error) {
+// feed opens the disk before it locks: that can take as long as the disk likes,
+// and nobody shall have to wait for it.
+func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof, lock func() (func(), error)) (err error) {
 	l, err := g.look(name)
-	if err != nil {
+	if err != nil || len(l.plan(p)) == 0 {
 		return err
-	}
-	steps := l.plan(p)
-	if len(steps) == 0 {
-		return nil
 	}
 	// From here to the end the number cannot be given to another device.
 	f, err := g.open(p)
@@ -160,10 +177,18 @@ func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof) (err erro
 		return fmt.Errorf("guard %s: %w", name, err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	unlock, err := lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := proof(); err != nil {
 		return fmt.Errorf("guard %s: %w", name, err)
 	}
-	return g.carryOut(change{name: name, layout: l, path: p, readOnly: readOnly, proof: proof}, steps)
+	if l, err = g.look(name); err != nil {
+		return err
+	}
+	return g.carryOut(change{name: name, layout: l, path: p, readOnly: readOnly, proof: proof}, l.plan(p))
 }
 
 // openPath opens the node of p, if it is still that device.
@@ -195,14 +220,14 @@ func isDevice(f *os.File, p Path) error {
 // comes back. It is also what makes waiting cheap: a multipath target without any
 // path keeps a processor busy for as long as something waits in it, because its
 // worker takes what is queued, finds no path and queues it again (dm-mpath.c,
-// process_queued_bios). It does nothing while another call is at the table, or to
-// one that fails its I/O.
+// process_queued_bios). It does nothing, which is no error, while another call is
+// at the table, and to one that fails its I/O.
 func (g *Guards) Hold(name string) error {
-	release, ok := g.tryHold(name)
+	unlock, ok := g.tryLock(name)
 	if !ok {
 		return nil
 	}
-	defer release()
+	defer unlock()
 	l, err := g.look(name)
 	if err != nil {
 		return err
@@ -211,19 +236,25 @@ func (g *Guards) Hold(name string) error {
 }
 
 // GiveUp ends the waiting of one volume: what waits and what comes fails until
-// Feed. No table is no error. ErrBusy if another call is at it and will let I/O go
-// on.
+// Feed. No table is no error. ErrBusy if another call is at it and something is
+// left for when that has ended.
 func (g *Guards) GiveUp(name string) error { return g.end(name, true) }
 
 // StopQueueing makes a table one that fails its I/O when the path is lost, and
-// leaves the path. Feed ends it. No table is no error. ErrBusy as with GiveUp.
+// leaves the path that serves. Feed ends it. No table is no error. ErrBusy as with
+// GiveUp.
 func (g *Guards) StopQueueing(name string) error { return g.end(name, false) }
 
-// end does not wait for another call: that may be waiting for just what is to end.
+// endWait is how long an end waits for another call. Those are done in a moment, but
+// one may be waiting for the very I/O that is to end.
+const endWait = time.Second
+
 func (g *Guards) end(name string, now bool) error {
-	release, ok := g.tryHold(name)
-	if ok {
-		defer release()
+	ctx, cancel := context.WithTimeout(context.Background(), endWait)
+	defer cancel()
+	unlock, busy := g.lock(ctx, name)
+	if busy == nil {
+		defer unlock()
 	}
 	l, err := g.look(name)
 	if errors.Is(err, dm.ErrNotFound) {
@@ -232,10 +263,14 @@ func (g *Guards) end(name string, now bool) error {
 	if err != nil {
 		return err
 	}
-	if !ok && l.suspended() {
-		return fmt.Errorf("guard %s: %w", name, volume.ErrBusy)
+	steps := l.planEnd(now)
+	if busy == nil {
+		return g.carryOut(change{name: name, layout: l}, steps)
 	}
-	return g.carryOut(change{name: name, layout: l}, l.planEnd(now))
+	if !l.top.Suspended { // which would take no messages
+		err = g.carryOut(change{name: name, layout: l}, messages(steps))
+	}
+	return errors.Join(err, fmt.Errorf("guard %s: %w", name, volume.ErrBusy))
 }
 
 // pollEvery is how often a table that is in use is tried again: udev or a
@@ -245,17 +280,17 @@ const pollEvery = 20 * time.Millisecond
 // Remove removes a table and its legs once nothing has it open, waiting for that as
 // long as ctx lives (volume.ErrPending). No table is no error.
 func (g *Guards) Remove(ctx context.Context, name string) error {
-	release, err := g.hold(ctx, name)
+	unlock, err := g.lock(ctx, name)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer unlock()
 	for _, device := range []string{name, name + legSuffixes[0], name + legSuffixes[1]} {
 		if err := g.remove(ctx, device); err != nil {
 			return err
 		}
 	}
-	return nil
+	return g.removeNowhere()
 }
 
 func (g *Guards) remove(ctx context.Context, device string) error {

@@ -40,7 +40,7 @@ var modules sync.Once
 
 func loadModules(t *testing.T) {
 	t.Helper()
-	modules.Do(func() { run(t, "modprobe", "-a", "loop", "dm-mod", "dm-multipath", "dm-queue-length") })
+	modules.Do(func() { run(t, "modprobe", "-a", "loop", "dm-mod", "dm-multipath", "dm-queue-length", "dm-delay") })
 }
 
 // newBench fails without root or the modules: the test was asked for by its
@@ -269,17 +269,65 @@ func TestKernelHoldIsIdle(t *testing.T) {
 	if held > 50*time.Millisecond {
 		t.Error("a table that is held is not idle")
 	}
-	late := b.write(d, 2, 'c')
+	late, read := b.write(d, 2, 'c'), b.readFile(d)
 	b.waits("write to what is held", late)
+	b.waits("read of what is held", read)
+	if held = b.worker(time.Second); held > 50*time.Millisecond || !b.state().Holds {
+		t.Errorf("read-ahead is not held: the worker computed for %s; %+v", held, b.state())
+	}
 	b.feed(p)
 	b.healthy(p)
 	b.must(b.ends("write", w))
 	b.must(b.ends("late write", late))
+	b.must(b.ends("read", read))
 	b.holds(file, 1, 'b')
 	b.holds(file, 2, 'c')
 
 	b.must(b.g.Hold(b.name))
 	w = b.write(d, 3, 'd')
+	b.waits("write", w)
+	b.must(b.g.GiveUp(b.name))
+	if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
+		t.Errorf("given up: %v", err)
+	}
+}
+
+// readFile reads through the page cache, and so with read-ahead.
+func (b *bench) readFile(d Device) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		f, err := os.Open(d.Node)
+		if err != nil {
+			done <- err
+			return
+		}
+		_, err = io.ReadFull(f, make([]byte, 64<<10))
+		done <- errors.Join(err, f.Close())
+	}()
+	return done
+}
+
+// TestKernelHoldWithoutDelay: where the kernel has no target that lets I/O wait, a
+// suspended leg holds it.
+func TestKernelHoldWithoutDelay(t *testing.T) {
+	b := newBench(t)
+	b.g.waits = false
+	file := sparse(t, fileSize)
+	p, other := loop(t, file), loop(t, file)
+	d := b.ensure(p)
+	b.must(b.g.Hold(b.name))
+	w := b.write(d, 1, 'b')
+	b.waits("write", w)
+	read := b.readFile(d)
+	b.waits("read", read)
+	b.must(b.g.Hold(b.name))
+	b.feed(other)
+	b.healthy(other)
+	b.must(b.ends("write", w))
+	b.must(b.ends("read", read))
+	b.holds(file, 1, 'b')
+	b.must(b.g.Hold(b.name))
+	w = b.write(d, 2, 'c')
 	b.waits("write", w)
 	b.must(b.g.GiveUp(b.name))
 	if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
@@ -627,6 +675,10 @@ func TestKernelProofRefused(t *testing.T) {
 	if !errors.Is(err, refused) {
 		t.Fatalf("got %v", err)
 	}
+	if s := b.state(); !s.On(p) || s.NewTable {
+		t.Errorf("refused: %+v", s)
+	}
+	b.feed(p) // what waits was dropped for it
 	b.healthy(p)
 	b.must(b.ends("write", b.write(d, 0, 'p')))
 	b.feed(other)

@@ -15,13 +15,16 @@ type layout struct {
 	queues bool
 	paths  []path
 	legs   [2]leg
+	waits  bool // the kernel has a target for waitTable
 }
 
 // leg is one of the two devices below the table.
 type leg struct {
 	dm.Device
 	there bool
-	below string // what it is linear on, MAJOR:MINOR; "" if it has another table, or none
+	disk  string // that it is linear on, MAJOR:MINOR; "" if it has another table, or none
+	waits bool   // its table keeps whatever comes
+	ready bool   // such a table is loaded, and comes with the next resume
 	size  uint64 // of its table, in sectors
 	path         // the table's path through it; the zero path if it has none
 }
@@ -32,6 +35,7 @@ func (g *Guards) look(name string) (l layout, err error) {
 	if l.top, status, err = g.dm.Status(name); err != nil {
 		return layout{}, err
 	}
+	l.waits = g.waits
 	if status.Text == "" {
 		l.top.HasTable = false
 	}
@@ -71,7 +75,14 @@ func (g *Guards) lookAtLeg(name string, paths []path) (leg, error) {
 	case err != nil:
 		return leg{}, err
 	}
-	x := leg{Device: d, there: true, below: parseLinear(t), size: t.Sectors}
+	x := leg{Device: d, there: true, disk: parseLinear(t), waits: t.Type == "delay", size: t.Sectors}
+	if d.HasNewTable {
+		_, loaded, err := g.dm.Loaded(name)
+		if err != nil {
+			return leg{}, err
+		}
+		x.ready = loaded.Type == "delay" && loaded.Sectors == t.Sectors
+	}
 	if i := slices.IndexFunc(paths, func(p path) bool { return p.dev == d.Number() }); i >= 0 {
 		x.path = paths[i]
 	}
@@ -79,14 +90,23 @@ func (g *Guards) lookAtLeg(name string, paths []path) (leg, error) {
 }
 
 // serves says whether the table sends I/O there, and it goes on from there.
-func (x leg) serves() bool { return x.active && !x.Suspended && x.below != "" }
+func (x leg) serves() bool { return x.active && !x.Suspended && x.disk != "" }
 
 // collects says whether the table sends I/O there, and it waits there.
-func (x leg) collects() bool { return x.active && x.Suspended }
+func (x leg) collects() bool { return x.active && (x.Suspended || x.waits) }
 
-// on says whether a leg leads to p.
-func (x leg) on(p Path) bool {
-	return x.there && x.HasTable && !x.HasNewTable && x.below == p.dev() && x.size == p.sectors()
+// leads says whether a leg leads to p, or does once it is resumed.
+func (x leg) leads(p Path) bool {
+	return x.there && x.HasTable && x.disk == p.dev() && x.size == p.sectors()
+}
+
+// strange says whether something is loaded that nobody knows the origin of.
+func (x leg) strange() bool { return x.HasNewTable && !x.ready }
+
+// stuck says whether a leg has I/O under way on another disk than p, which a suspend
+// would wait for.
+func (x leg) stuck(p Path) bool {
+	return x.busy > 0 && !x.waits && !x.Suspended && x.disk != p.dev()
 }
 
 // laid says whether the table is as it has to be above its legs for p, and takes
@@ -101,41 +121,38 @@ func (l layout) onLegs() bool {
 	return len(l.paths) == len(l.legs) && l.legs[0].dev != "" && l.legs[1].dev != ""
 }
 
-// front chooses the leg that is to lead to p: what serves goes on, what waits is
-// where it collects, and what is under way is left alone.
-func (l layout) front(p Path) int {
-	rank := func(x leg) int {
-		switch {
-		case x.on(p) && x.serves():
-			return 0
-		case x.collects():
-			return 1
-		case x.Suspended:
-			return 2
-		case x.on(p):
-			return 3
-		case !x.active && x.path.below == 0:
-			return 4
-		case !x.active:
-			return 5
-		default:
-			return 6
+// front chooses the leg that is to lead to p: the first, of what is best. There is
+// none while both have I/O under way elsewhere.
+func (l layout) front(p Path) (i int, ok bool) {
+	for _, good := range []func(leg) bool{
+		func(x leg) bool { return x.leads(p) && x.serves() },
+		func(x leg) bool { return x.leads(p) && !x.Suspended },
+		func(x leg) bool { return x.disk == p.dev() && x.serves() }, // it has grown
+		func(x leg) bool { return !x.active && !x.Suspended && x.busy == 0 },
+		leg.collects, // because the other has I/O under way that nobody knows the end of
+		func(x leg) bool { return !x.stuck(p) },
+	} {
+		if i := slices.IndexFunc(l.legs[:], good); i >= 0 {
+			return i, true
 		}
 	}
-	if rank(l.legs[1]) < rank(l.legs[0]) {
-		return 1
-	}
-	return 0
+	return 0, false
 }
 
 // spare finds the leg that is to collect what comes while the disk is away: one
-// that is suspended, or has nothing to wait for in a suspend.
+// that does, is suspended, or has nothing to wait for in a suspend.
 func (l layout) spare() (i int, ok bool) {
-	i = slices.IndexFunc(l.legs[:], func(x leg) bool { return x.Suspended })
-	if i < 0 {
-		i = slices.IndexFunc(l.legs[:], func(x leg) bool { return !x.active && x.path.below == 0 })
+	for _, good := range []func(leg) bool{
+		leg.collects,
+		func(x leg) bool { return x.waits || x.Suspended },
+		func(x leg) bool { return x.ready && !x.active && x.busy == 0 },
+		func(x leg) bool { return !x.active && x.busy == 0 },
+	} {
+		if i := slices.IndexFunc(l.legs[:], good); i >= 0 {
+			return i, true
+		}
 	}
-	return i, i >= 0
+	return 0, false
 }
 
 // suspended says whether any of the devices is.
@@ -143,17 +160,17 @@ func (l layout) suspended() bool {
 	return l.top.Suspended || l.legs[0].Suspended || l.legs[1].Suspended
 }
 
-// below returns the device that I/O goes to, or went to last, and whether it does.
-func (l layout) below() (dev string, active bool) {
+// disk returns the device that I/O goes to, or went to last, and whether it does.
+func (l layout) disk() (dev string, active bool) {
 	if !l.onLegs() && len(l.paths) > 0 {
 		return l.paths[0].dev, l.paths[0].active
 	}
 	for _, x := range l.legs {
 		switch {
 		case x.serves():
-			return x.below, true
-		case dev == "" || !x.Suspended:
-			dev = x.below
+			return x.disk, true
+		case dev == "" || x.disk != "" && !x.Suspended && x.busy == 0:
+			dev = x.disk
 		}
 	}
 	return dev, false
@@ -162,7 +179,7 @@ func (l layout) below() (dev string, active bool) {
 // untidy says whether there is something to do to have the I/O go on to where it
 // goes.
 func (l layout) untidy() bool {
-	dev, _ := l.below()
+	dev, _ := l.disk()
 	p := Path{SizeBytes: int64(l.size) * sectorSize}
 	n, err := fmt.Sscanf(dev, "%d:%d", &p.Major, &p.Minor)
 	return err != nil || n != 2 || len(l.plan(p)) > 0

@@ -26,7 +26,7 @@ func (g *Guards) List() (map[string]uint32, error) {
 func eventsOf(list []dm.Entry) map[string]uint32 {
 	out := map[string]uint32{}
 	for _, e := range list {
-		if !strings.HasPrefix(e.Name, namePrefix) {
+		if !strings.HasPrefix(e.Name, namePrefix) || e.Name == nowhere {
 			continue
 		}
 		if table, isLeg := tableOf(e.Name); !isLeg {

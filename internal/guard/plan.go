@@ -21,6 +21,7 @@ const (
 	create    verb = "create"
 	drop      verb = "drop what was loaded into"
 	load      verb = "load what leads to the disk into"
+	prepare   verb = "load what waits into"
 	spoil     verb = "load what fails into"
 	suspend   verb = "suspend"
 	resume    verb = "resume"
@@ -39,9 +40,14 @@ func (s step) String() string {
 }
 
 // plan is a pure function: what makes a volume that looks like l send its I/O to
-// p. In between I/O waits, or goes where it went before, or to p.
+// p. In between I/O waits, or goes where it went before, or to p. A leg that has
+// I/O under way is not suspended for it, or only if that is on p itself: what
+// cannot be done therefore is there to be done the next time.
 func (l layout) plan(p Path) (steps []step) {
-	front := l.front(p)
+	front, ok := l.front(p)
+	if !ok {
+		return nil
+	}
 	back := 1 - front
 	for i, x := range l.legs {
 		if !x.there {
@@ -55,27 +61,31 @@ func (l layout) plan(p Path) (steps []step) {
 	if l.onLegs() && !l.top.Suspended { // which would take no messages (EBUSY)
 		steps = append(steps, l.turn(front)...)
 	}
-	if !l.laid(p) {
-		steps = append(append(steps, l.lead(back, p)...), step{load, top})
+	free := !l.legs[back].stuck(p)
+	if free {
+		steps = append(steps, l.lead(back, p)...)
+	}
+	if !l.laid(p) && (free || l.size == p.sectors()) {
+		steps = append(steps, step{load, top})
 		if l.top.HasTable && !l.top.Suspended {
 			steps = append(steps, step{suspend, top})
 		}
-		return append(steps, step{resume, top}, step{leave, back})
+		steps = append(steps, step{resume, top}, step{leave, back})
 	}
-	// A suspend would wait for what is under way there. It is asked again later.
-	if x := l.legs[back]; x.Suspended || x.path.below == 0 {
-		steps = append(steps, l.lead(back, p)...)
+	if x := l.legs[back]; free && l.waits && (!x.ready || x.Suspended || !x.leads(p)) {
+		steps = append(steps, step{prepare, back})
 	}
 	return steps
 }
 
 // turn has the table send its I/O through one leg and not through the other, in
-// this order: in between it has a path.
+// this order: in between it has a path. That of a leg that collected may have failed
+// meanwhile: what it had kept comes back from nowhere, and read-ahead at once.
 func (l layout) turn(front int) (steps []step) {
 	if !l.queues {
 		steps = append(steps, step{queueing, top})
 	}
-	if !l.legs[front].active {
+	if x := l.legs[front]; !x.active || x.waits || x.Suspended {
 		steps = append(steps, step{reinstate, front})
 	}
 	if l.legs[1-front].active {
@@ -84,14 +94,20 @@ func (l layout) turn(front int) (steps []step) {
 	return steps
 }
 
-// lead makes a leg lead to p.
-func (l layout) lead(i int, p Path) []step {
+// lead makes a leg lead to p. What it keeps is sent on by the suspend.
+func (l layout) lead(i int, p Path) (steps []step) {
 	x := l.legs[i]
 	switch {
-	case x.on(p) && x.Suspended:
+	case x.leads(p) && x.Suspended && x.HasNewTable:
+		return []step{{drop, i}, {resume, i}} // or it would come with the resume
+	case x.leads(p) && x.Suspended:
 		return []step{{resume, i}}
-	case x.on(p):
+	case x.leads(p) && x.strange():
+		return []step{{drop, i}}
+	case x.leads(p):
 		return nil
+	case x.waits && !x.Suspended:
+		return []step{{suspend, i}, {load, i}, {resume, i}}
 	case x.HasTable && !x.Suspended:
 		return []step{{load, i}, {suspend, i}, {resume, i}}
 	default:
@@ -113,15 +129,30 @@ func (l layout) planHold() (steps []step) {
 	if !ok { // what comes waits in the table, at the price of a processor
 		return l.leaveAll()
 	}
-	x := l.legs[spare]
-	if !x.Suspended {
-		steps = append(steps, step{suspend, spare})
-	}
-	if !x.active {
-		steps = append(steps, step{reinstate, spare})
-	}
+	steps = l.legs[spare].collect(spare)
 	if l.legs[1-spare].active {
 		steps = append(steps, step{leave, 1 - spare})
+	}
+	return steps
+}
+
+// collect has a leg keep what comes. A table that waits is resumed anew: one whose
+// suspend was interrupted waits no more (dm-delay.c, may_delay).
+func (x leg) collect(i int) (steps []step) {
+	if x.collects() && !x.Suspended {
+		return nil
+	}
+	if !x.Suspended {
+		steps = append(steps, step{suspend, i})
+	}
+	if x.waits && x.strange() {
+		steps = append(steps, step{drop, i})
+	}
+	if x.waits || x.ready {
+		steps = append(steps, step{resume, i})
+	}
+	if !x.active {
+		steps = append(steps, step{reinstate, i})
 	}
 	return steps
 }
@@ -141,11 +172,25 @@ func (l layout) planEnd(now bool) (steps []step) {
 		steps = append(steps, l.leaveAll()...)
 	}
 	for i, x := range l.legs {
-		if x.Suspended {
+		if x.waits && !x.Suspended {
+			steps = append(steps, step{suspend, i})
+		}
+		if x.waits || x.Suspended {
 			steps = append(steps, step{spoil, i}, step{resume, i})
 		}
 	}
 	return steps
+}
+
+// messages are those of the steps that neither wait for anything nor disturb what
+// another call does.
+func messages(steps []step) (out []step) {
+	for _, s := range steps {
+		if s.do == failing || s.do == leave {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 func (l layout) leaveAll() (steps []step) {
@@ -195,10 +240,12 @@ func (g *Guards) take(c *change, s step) error {
 		return g.dm.Clear(name)
 	case load:
 		return g.load(c, s.on, name)
+	case prepare:
+		return g.prepare(c, name)
 	case spoil:
 		return g.dm.Load(name, errorTable(c.layout.size, c.layout.legs[s.on].ReadOnly))
 	case suspend:
-		return g.dm.Suspend(name)
+		return g.suspend(c, name)
 	case resume:
 		_, err := g.dm.Resume(name, dm.NoScan)
 		return err
@@ -210,7 +257,7 @@ func (g *Guards) take(c *change, s step) error {
 // load loads a leg, or the table above both.
 func (g *Guards) load(c *change, on int, name string) error {
 	if on == top {
-		front := c.layout.front(c.path)
+		front, _ := c.layout.front(c.path)
 		legs := c.layout.legs
 		return g.dm.Load(name, multipathTable(legs[front].Number(), legs[1-front].Number(), c.path.sectors(), c.readOnly))
 	}
@@ -218,10 +265,27 @@ func (g *Guards) load(c *change, on int, name string) error {
 		return err
 	}
 	// The new table holds the device itself now; nothing has been sent there.
+	return g.proven(c, name)
+}
+
+// proven drops what was loaded if the proof is refused, or whoever resumes next
+// puts it to use.
+func (g *Guards) proven(c *change, name string) error {
+	if c.proof == nil {
+		return nil
+	}
 	if err := c.proof(); err != nil {
-		return errors.Join(err, g.dm.Clear(name)) // or whoever resumes next puts it to use
+		return errors.Join(err, g.dm.Clear(name))
 	}
 	return nil
+}
+
+// suspend may have waited for long: what was proven before is proven again.
+func (g *Guards) suspend(c *change, name string) error {
+	if err := g.dm.Suspend(name); err != nil {
+		return err
+	}
+	return g.proven(c, name)
 }
 
 func (c *change) message(s step) string {

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -38,6 +39,13 @@ func Name(volumeID string, generation uint64) string {
 // legSuffixes end the names of the legs of a table. The name of a table ends with
 // a digit.
 var legSuffixes = [2]string{"-a", "-b"}
+
+// nowhere is a device that fails whatever comes, one for all tables: what a leg
+// collects is sent there to come back to the table.
+const nowhere = namePrefix + "nowhere"
+
+// nowhereSectors is more than any volume has: 4 PiB.
+const nowhereSectors = 1 << 43
 
 // tableOf returns the name of the table that a device belongs to, and whether the
 // device is a leg of it.
@@ -81,6 +89,15 @@ func multipathTable(first, second string, sectors uint64, readOnly bool) dm.Tabl
 
 func linearTable(p Path, readOnly bool) dm.Table {
 	return dm.Table{Sectors: p.sectors(), Target: "linear", ReadOnly: readOnly, Params: p.dev() + " 0"}
+}
+
+// waitTable keeps whatever comes until it is suspended: then all of it goes to dev
+// (dm-delay.c, delay_presuspend). The delay is in milliseconds and the largest that
+// there is. A suspended device would keep it too, but for read-ahead, which it
+// fails (dm.c, dm_submit_bio): to the table above a failed path, and most reads of a
+// file are read-ahead.
+func waitTable(dev string, sectors uint64, readOnly bool) dm.Table {
+	return dm.Table{Sectors: sectors, Target: "delay", ReadOnly: readOnly, Params: fmt.Sprintf("%s 0 %d", dev, uint32(math.MaxUint32))}
 }
 
 // errorTable fails whatever comes.
@@ -128,7 +145,7 @@ func (w *words) counted() []string {
 type path struct {
 	dev    string // MAJOR:MINOR
 	active bool
-	below  int // I/O that was sent there and is not done
+	busy   int // I/O that was sent there and is not done
 }
 
 // parseStatus reads "2 0 0 0 2 1 A 0 1 1 254:1 A 0 7 E 0 1 1 254:2 F 1 0".
@@ -156,18 +173,20 @@ func parseStatus(text string) ([]path, error) {
 	return out, nil
 }
 
-// path reads "254:1 A 0 7". The last may be less than nothing: I/O that failed
-// once and is then given back to the device mapper is counted down twice
-// (dm-mpath.c, process_queued_bios).
+// path reads "254:1 A 0 7". The last may be less than nothing, and then too small
+// for good: I/O that failed once and is then given back to the device mapper, or
+// fails because the table does not queue, is counted down twice (dm-mpath.c,
+// process_queued_bios). That is after something was given up; a suspend may then
+// have to wait.
 func (w *words) path() path {
 	p := path{dev: w.next()}
 	state := w.next()
 	w.next() // how often it failed
-	below, err := strconv.Atoi(w.next())
+	busy, err := strconv.Atoi(w.next())
 	if err != nil || !isDev(p.dev) || state != "A" && state != "F" {
 		w.err = errStatus
 	}
-	p.active, p.below = state == "A", max(below, 0)
+	p.active, p.busy = state == "A", max(busy, 0)
 	return p
 }
 

@@ -2,7 +2,6 @@ package guard
 
 import (
 	"errors"
-	"fmt"
 	"math"
 	"reflect"
 	"regexp"
@@ -126,7 +125,7 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("status: %+v with %v", paths, err)
 		}
 		for _, p := range paths {
-			if !isDev(p.dev) || p.below < 0 || !slices.Contains(strings.Fields(text), p.dev) {
+			if !isDev(p.dev) || p.busy < 0 || !slices.Contains(strings.Fields(text), p.dev) {
 				t.Errorf("status: %+v is not of the text", p)
 			}
 		}
@@ -235,85 +234,4 @@ func TestPlanOddSize(t *testing.T) {
 	odd.SizeBytes += 511
 	must(t, g.Feed(table, odd, false, o.proof))
 	wantChanges(t, f)
-}
-
-// From every layout that there can be a plan leads to what is well, and is short;
-// holding and ending have plans that take no message to what is suspended.
-func TestPlanAllLayouts(t *testing.T) {
-	t.Parallel()
-	n := 0
-	eachLayout(func(l layout) {
-		n++
-		for what, steps := range map[string][]step{"feed": l.plan(pathA), "hold": l.planHold(), "end": l.planEnd(true), "stop": l.planEnd(false)} {
-			if err := sensible(l, steps); err != nil || len(steps) > 14 {
-				t.Fatalf("%s %+v: %q: %v", what, l, steps, err)
-			}
-		}
-	})
-	t.Logf("%d layouts", n)
-}
-
-func eachLayout(do func(layout)) {
-	var legs []leg
-	for i := range 1 << 7 {
-		bit := func(n int) bool { return i>>n&1 == 1 }
-		x := leg{there: bit(0), below: "259:1", size: pathA.sectors()}
-		x.active, x.Suspended, x.HasNewTable, x.HasTable = bit(1), bit(2), bit(3), bit(4)
-		if bit(5) {
-			x.below = ""
-		}
-		if bit(6) {
-			x.path.below = 1
-		}
-		empty := !x.HasTable && (x.active || x.below == "" || x.path.below > 0)
-		if x.there && !empty || i == 0 {
-			legs = append(legs, x)
-		}
-	}
-	for _, a := range legs {
-		for _, b := range legs {
-			for i := range 1 << 5 {
-				bit := func(n int) bool { return i>>n&1 == 1 }
-				l := layout{legs: [2]leg{a, b}, size: pathA.sectors(), queues: bit(0)}
-				l.top.Suspended, l.top.HasNewTable, l.top.HasTable = bit(1), bit(2), bit(3)
-				if bit(4) {
-					l.size = 1
-				}
-				if l.top.HasTable && a.there && b.there {
-					l.legs[0].dev, l.legs[1].dev = "254:1", "254:2"
-					l.paths = []path{l.legs[0].path, l.legs[1].path}
-				}
-				do(l)
-			}
-		}
-	}
-}
-
-// sensible plays steps as far as what is loaded and suspended goes.
-func sensible(l layout, steps []step) error {
-	suspended := map[int]bool{top: l.top.Suspended, 0: l.legs[0].Suspended, 1: l.legs[1].Suspended}
-	loaded := map[int]bool{}
-	for _, s := range steps {
-		switch s.do {
-		case load, spoil:
-			loaded[s.on] = true
-		case drop:
-			loaded[s.on] = false
-		case suspend:
-			if suspended[s.on] {
-				return fmt.Errorf("%s: it is", s)
-			}
-			suspended[s.on] = true
-		case resume:
-			suspended[s.on], loaded[s.on] = false, false
-		case queueing, failing, reinstate, leave:
-			if suspended[top] {
-				return fmt.Errorf("%s: a message to a suspended table", s)
-			}
-		}
-	}
-	if loaded[top] || loaded[0] || loaded[1] {
-		return errors.New("something loaded is not put to use")
-	}
-	return nil
 }

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/holdfast-csi/holdfast/internal/guard"
@@ -125,9 +126,11 @@ func (n *Node) endIf(ctx context.Context, volumeID string, why Ending, meant fun
 // endTable ends what waits in the table, and what was sent below before the path
 // was taken out: that waits there until the session is back or gone.
 func (n *Node) endTable(ctx context.Context, rec Record, why Ending) error {
-	if err := n.end(&rec, why); err != nil {
+	err := n.end(&rec, why)
+	if err != nil && !errors.Is(err, volume.ErrBusy) {
 		return err
 	}
-	_, err := n.disconnectIfDead(ctx, rec)
-	return err
+	// What is at the table may be waiting for just that.
+	_, dead := n.disconnectIfDead(ctx, rec)
+	return errors.Join(err, dead)
 }

@@ -148,6 +148,7 @@ func (w *Watch) feed(ctx context.Context, o order) {
 		return w.Guards.Feed(o.volume.Table, o.path, o.ro, w.Keeper.Proof(o.volume.ID, o.path))
 	}, func(err error) {
 		w.again(o.volume.Session.NQN)
+		delete(w.seen.tables, o.volume.Table) // what was left to do is no event of it
 		if err == nil {
 			if m := w.volumes[o.volume.ID]; m != nil {
 				m.swaps++

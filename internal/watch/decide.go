@@ -101,7 +101,7 @@ func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory)
 // whoever ended it was killed in between, or failed.
 func endAgain(f facts, v Volume, m *volumeMemory) []order {
 	t, known := f.tables[v.Table]
-	if !known || t.absent || t.unseen || !t.HasTable || m.ended && !t.Queues {
+	if !known || t.absent || t.unseen || !t.HasTable || m.ended && !t.Queues && !t.Active && !t.Holds && !t.Suspended {
 		return nil
 	}
 	return m.end(f.now, v, Again)
@@ -138,13 +138,17 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	if t.Whole(p) {
 		return nil, Serving
 	}
+	state := Waiting
+	if t.On(p) && t.Queues && !t.Suspended {
+		state = Serving // what is left to do disturbs nobody
+	}
 	if f.now.Before(m.feedAt) {
-		return nil, Waiting
+		return nil, state
 	}
 	m.feedAt = f.now.Add(backoff(feedFirst, feedMost, m.feeds))
 	m.feeds++
 	m.holdAt = time.Time{}
-	return []order{{act: feed, volume: v, path: p, ro: ns.ReadOnly}}, Waiting
+	return []order{{act: feed, volume: v, path: p, ro: ns.ReadOnly}}, state
 }
 
 // hold paces the holds of a volume: the loop looks again as soon as one has

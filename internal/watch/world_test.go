@@ -406,7 +406,7 @@ func (w *world) End(_ context.Context, v Volume, why Reason) error {
 		if w.volumes[i].ID == v.ID && w.volumes[i].Generation == v.Generation && (why != Again || w.volumes[i].Ended) {
 			w.volumes[i].Ended = true
 			if t := w.tables[w.volumes[i].Table]; t != nil {
-				t.Queues, t.events = false, t.events+1
+				t.Queues, t.Active, t.Holds, t.events = false, false, false, t.events+1
 			}
 		}
 	}

@@ -17,11 +17,16 @@ import (
 // killed but for what must never be.
 const oomScore = -999
 
+// niceness is the highest priority of those that share: what is done here is little
+// and everything else waits for it (setpriority(2)).
+const niceness = -20
+
 // steady makes the process one that can heal a volume while the node is out of
-// memory: what it has in memory stays there, the kernel serves its requests for
-// memory without waiting for writes that may wait for this very process, and it
-// is not what is killed first. Where the machine does not allow one of them, the
-// others still help.
+// memory or of processors: what it has in memory stays there, the kernel serves its
+// requests for memory without waiting for writes that may wait for this very
+// process, it is not what is killed first, and it is the first to compute: once a
+// storage host is back, all that has waited for it begins at once. Where the machine
+// does not allow one of them, the others still help.
 func steady(log *slog.Logger) {
 	for _, x := range []struct {
 		what string
@@ -30,10 +35,11 @@ func steady(log *slog.Logger) {
 		{"let go of what only the start needed", shed},
 		{"lock memory", lockMemory},
 		{"be an I/O flusher", beFlusher},
+		{"raise the priority", beFirst},
 		{"lower the OOM score", func() error { return os.WriteFile("/proc/self/oom_score_adj", fmt.Append(nil, oomScore), 0) }},
 	} {
 		if err := x.try(); err != nil {
-			log.Warn("healing a volume when memory is short may fail", "cannot", x.what, "err", err)
+			log.Warn("healing a volume while the node is in trouble may take longer, or fail", "cannot", x.what, "err", err)
 		}
 	}
 }
@@ -49,6 +55,17 @@ func lockMemory() error {
 // inherit it.
 func beFlusher() error {
 	_, _, errno := syscall.AllThreadsSyscall6(syscall.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+// beFirst sets the priority of every thread; those made later inherit it. Programs
+// that are run do not keep it: see internal/command.
+func beFirst() error {
+	nice := niceness
+	_, _, errno := syscall.AllThreadsSyscall(syscall.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uintptr(nice))
 	if errno != 0 {
 		return errno
 	}

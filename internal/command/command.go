@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Runner runs a program and returns its standard output.
@@ -90,7 +92,12 @@ func run(ctx context.Context, name string, args []string) ([]byte, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = waitDelay
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		// This process may be in more of a hurry than a program that it runs.
+		_ = unix.Setpriority(unix.PRIO_PGRP, cmd.Process.Pid, 0)
+		err = cmd.Wait()
+	}
 	if err != nil && ctx.Err() != nil {
 		return nil, fmt.Errorf("%s: %w", name, ctx.Err())
 	}

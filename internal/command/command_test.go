@@ -127,3 +127,29 @@ func TestSuccessCounts(t *testing.T) {
 		}
 	}
 }
+
+// A program does not keep the priority of whoever runs it.
+func TestUsualPriority(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the rule is for a process that runs as root, and so is this test")
+	}
+	setNice := func(n int) {
+		t.Helper()
+		threads, err := os.ReadDir("/proc/self/task")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range threads {
+			tid, _ := strconv.Atoi(x.Name())
+			if err := syscall.Setpriority(syscall.PRIO_PROCESS, tid, n); err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Fatal(err)
+			}
+		}
+	}
+	setNice(5)
+	defer setNice(0)
+	out, err := run(t, "sleep 0.1; cut -d' ' -f19 /proc/self/stat")
+	if out != "0\n" {
+		t.Errorf("niceness %q, %v", out, err)
+	}
+}

@@ -201,7 +201,7 @@ func (f *fake) Load(name string, t dm.Table) error {
 		switch m := tableForm.FindStringSubmatch(t.Params); {
 		case t.Sectors == 0:
 			return errArg
-		case t.Target == "multipath" && m != nil && f.byNumber(m[1]) != nil && f.byNumber(m[2]) != nil:
+		case t.Target == "multipath" && m != nil && f.byNumber(m[1]) == nil && f.byNumber(m[2]) != nil:
 			fresh.paths, fresh.queues = m[1:], true
 		case t.Target == "linear" && strings.HasSuffix(t.Params, " 0"):
 			fresh.path = strings.TrimSuffix(t.Params, " 0")
@@ -237,6 +237,9 @@ func (f *fake) Suspend(name string) error {
 
 // waits says whether I/O is under way on a disk that is silent, below d.
 func (f *fake) waits(d *fakeDevice) bool {
+	if slices.ContainsFunc(d.live.paths, func(p string) bool { return f.silent[p] && f.under(p) > 0 }) {
+		return true
+	}
 	below := []*fakeDevice{d}
 	for _, p := range d.live.paths {
 		below = append(below, f.byNumber(p))
@@ -266,10 +269,10 @@ func (f *fake) Resume(name string, flags dm.UdevFlags) (dm.Device, error) {
 	})
 }
 
-// fits says whether what is below a table is there and large enough for it.
+// fits says whether the leg below a table is large enough for it.
 func (f *fake) fits(t *fakeTable) bool {
 	for _, p := range t.paths {
-		if d := f.byNumber(p); d == nil || d.live == nil || d.live.sectors < t.sectors {
+		if d := f.byNumber(p); d != nil && (d.live == nil || d.live.sectors < t.sectors) {
 			return false
 		}
 	}
@@ -366,16 +369,25 @@ func (f *fake) status(t *fakeTable) string {
 	return text
 }
 
-// under counts what was sent to a leg and is not done.
-func (f *fake) under(leg string) (n int) {
-	name := f.byNumber(leg).Name
+// under counts what was sent through a path and is not done.
+func (f *fake) under(path string) (n int) {
 	for _, x := range f.ios {
-		if x.at == name && x.end == "" {
+		if x.at == f.placeOf(path) && x.end == "" {
 			n++
 		}
 	}
 	return n
 }
+
+// placeOf is where I/O is that was sent through a path: in the leg, or on a disk.
+func (f *fake) placeOf(path string) string {
+	if d := f.byNumber(path); d != nil {
+		return d.Name
+	}
+	return onADisk + path
+}
+
+const onADisk = "disk "
 
 func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 	d, err = f.on("table", name, func(d *fakeDevice) error {
@@ -456,6 +468,14 @@ func (f *fake) flow() {
 
 func (f *fake) move(x *fakeIO) bool {
 	d, table := f.devices[x.at], f.devices[x.table]
+	if on, ok := strings.CutPrefix(x.at, onADisk); ok && x.end == "" && !f.silent[on] {
+		if f.dead[on] {
+			x.failed(table.live, on)
+		} else {
+			x.end = on
+		}
+		return true
+	}
 	switch {
 	case x.end != "" || d == nil || d.live == nil:
 		return false
@@ -469,7 +489,7 @@ func (f *fake) move(x *fakeIO) bool {
 	}
 	switch i := d.live.choose(); {
 	case i >= 0:
-		x.at = f.byNumber(d.live.paths[i]).Name
+		x.at = f.placeOf(d.live.paths[i])
 	case !d.live.queues:
 		x.end = "EIO"
 	default:
@@ -531,24 +551,21 @@ func (f *fake) look(name string) fakeDevice {
 }
 
 // wantWell fails unless the volume is as it has to be over p: the table queueing,
-// of its size, with a path through each leg of which one is failed; both legs
-// linear on p; nothing suspended, and nothing loaded beside but what waits, into the
-// leg that nothing goes through.
+// of its size, with a path to the disk that works and one through the leg that does
+// not; the leg linear on p; nothing suspended, and nothing loaded beside but what
+// waits, into the leg.
 func (f *fake) wantWell(t *testing.T, name string, p Path) {
 	t.Helper()
-	top := f.look(name)
-	if top.live == nil || top.Suspended || top.fresh != nil || !top.live.queues || top.live.sectors != p.sectors() || top.live.failed[0] == top.live.failed[1] {
-		t.Fatalf("%s, want it well", f.text(name))
+	top, leg := f.look(name), f.look(name+legSuffix)
+	if top.live == nil || top.Suspended || top.fresh != nil || !top.live.queues || top.live.sectors != p.sectors() ||
+		!slices.Equal(top.live.paths, []string{p.dev(), leg.Number()}) || top.live.failed != [2]bool{false, true} {
+		t.Fatalf("%s, want it well on %s", f.text(name), p.dev())
 	}
-	for _, suffix := range legSuffixes {
-		leg := f.look(name + suffix)
-		i := slices.Index(top.live.paths, leg.Number())
-		if leg.live == nil || leg.Suspended || leg.live.path != p.dev() || leg.live.sectors != p.sectors() || i < 0 {
-			t.Fatalf("%s, want it well on %s", f.text(name), p.dev())
-		}
-		if ready := leg.fresh != nil; ready && leg.fresh.target != "delay" || top.live.failed[i] && ready == f.noDelay {
-			t.Fatalf("%s, want what waits to be loaded into the idle leg: %v", f.text(name), !f.noDelay)
-		}
+	if leg.live == nil || leg.Suspended || leg.live.path != p.dev() || leg.live.sectors != p.sectors() {
+		t.Fatalf("%s, want the leg on %s", f.text(name), p.dev())
+	}
+	if ready := leg.fresh != nil; ready && leg.fresh.target != "delay" || ready == f.noDelay {
+		t.Fatalf("%s, want what waits to be loaded into the leg: %v", f.text(name), !f.noDelay)
 	}
 }
 
@@ -557,7 +574,7 @@ func (f *fake) text(name string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := name + ":"
-	for _, suffix := range []string{"", legSuffixes[0], legSuffixes[1]} {
+	for _, suffix := range []string{"", legSuffix} {
 		d := f.devices[name+suffix]
 		if d == nil {
 			continue

@@ -108,10 +108,7 @@ func (g *Guards) State(name string) (State, error) {
 		Suspended: l.top.Suspended, NewTable: l.top.HasNewTable, HasTable: l.top.HasTable, Queues: l.queues,
 	}
 	s.Path, s.Active = l.disk()
-	for _, x := range l.legs {
-		s.Holds = s.Holds || x.collects()
-		s.NewTable = s.NewTable || x.strange()
-	}
+	s.Holds, s.NewTable = l.leg.collects(), s.NewTable || l.leg.strange()
 	s.Untidy = l.untidy()
 	return s, nil
 }
@@ -277,7 +274,7 @@ func (g *Guards) end(name string, now bool) error {
 // person may be looking at it.
 const pollEvery = 20 * time.Millisecond
 
-// Remove removes a table and its legs once nothing has it open, waiting for that as
+// Remove removes a table and its leg once nothing has it open, waiting for that as
 // long as ctx lives (volume.ErrPending). No table is no error.
 func (g *Guards) Remove(ctx context.Context, name string) error {
 	unlock, err := g.lock(ctx, name)
@@ -285,7 +282,7 @@ func (g *Guards) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
-	for _, device := range []string{name, name + legSuffixes[0], name + legSuffixes[1]} {
+	for _, device := range []string{name, name + legSuffix} {
 		if err := g.remove(ctx, device); err != nil {
 			return err
 		}

@@ -340,8 +340,8 @@ func (b *bench) failPaths() {
 	b.t.Helper()
 	l, err := b.g.look(b.name)
 	b.must(err)
-	for _, x := range l.legs {
-		b.must(b.c.Message(b.name, "fail_path "+x.Number()))
+	for _, p := range l.paths {
+		b.must(b.c.Message(b.name, "fail_path "+p.dev))
 	}
 }
 
@@ -378,7 +378,7 @@ func (b *bench) workers() map[string]time.Duration {
 }
 
 // What was sent below stays there while the table is held, and also while another
-// disk takes what comes; once it ends, the leg is of use again.
+// disk takes what comes; once it ends, the table is put over that.
 func TestKernelBusyBelow(t *testing.T) {
 	file := sparse(t, fileSize)
 	slow := newSlow(t, file)
@@ -403,7 +403,7 @@ func TestKernelBusyBelow(t *testing.T) {
 	b.must(b.ends("write below", stuck))
 	b.holds(file, 1, 'b')
 	if s := b.state(); s.Whole(other) {
-		t.Errorf("nobody is told that the other leg can be had: %+v", s)
+		t.Errorf("nobody is told that the disk that was left is free: %+v", s)
 	}
 	b.feed(other)
 	b.healthy(other)
@@ -650,7 +650,7 @@ func TestKernelResumeFails(t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 	b.waits("write", w)
-	if s := b.state(); s.Path != p.dev() || !s.Holds {
+	if s := b.state(); s.Path != p.dev() || s.Active {
 		t.Errorf("%+v", s)
 	}
 	b.feed(other)
@@ -752,25 +752,20 @@ func TestKernelWrongDevice(t *testing.T) {
 
 // killed is what a process leaves that dies between two steps.
 var killed = map[string]func(b *bench, to Path) error{
-	"leg loaded":          func(b *bench, to Path) error { return b.loadLeg("-b", to) },
-	"leg suspended":       func(b *bench, _ Path) error { return b.c.Suspend(b.name + "-b") },
-	"front suspended":     func(b *bench, _ Path) error { return b.c.Suspend(b.name + "-a") },
-	"leg loaded, stopped": func(b *bench, to Path) error { return errors.Join(b.loadLeg("-b", to), b.c.Suspend(b.name+"-b")) },
-	"table loaded":        func(b *bench, _ Path) error { return b.loadTable() },
-	"table suspended":     func(b *bench, _ Path) error { return b.c.Suspend(b.name) },
-	"all of it, suspended": func(b *bench, to Path) error {
-		return errors.Join(b.loadLeg("-b", to), b.loadTable(), b.c.Suspend(b.name))
-	},
+	"leg loaded":           func(b *bench, to Path) error { return b.loadLeg(to) },
+	"leg suspended":        func(b *bench, _ Path) error { return b.c.Suspend(b.name + legSuffix) },
+	"leg loaded, stopped":  func(b *bench, to Path) error { return errors.Join(b.loadLeg(to), b.c.Suspend(b.name+legSuffix)) },
+	"table loaded":         func(b *bench, to Path) error { return b.loadTable(to) },
+	"table suspended":      func(b *bench, _ Path) error { return b.c.Suspend(b.name) },
+	"all of it, suspended": func(b *bench, to Path) error { return errors.Join(b.loadLeg(to), b.loadTable(to), b.c.Suspend(b.name)) },
 }
 
-func (b *bench) loadLeg(leg string, to Path) error {
-	return b.c.Load(b.name+leg, linearTable(to, false))
-}
+func (b *bench) loadLeg(to Path) error { return b.c.Load(b.name+legSuffix, linearTable(to, false)) }
 
-func (b *bench) loadTable() error {
+func (b *bench) loadTable(to Path) error {
 	l, err := b.g.look(b.name)
 	b.must(err)
-	return b.c.Load(b.name, multipathTable(l.legs[0].Number(), l.legs[1].Number(), l.size, false))
+	return b.c.Load(b.name, multipathTable(to.dev(), l.leg.Number(), l.size, false))
 }
 
 // Whatever a killed call left, and whichever device comes next, a Feed ends
@@ -819,8 +814,8 @@ func TestKernelEnsureHeals(t *testing.T) {
 			b.must(err)
 			switch left {
 			case "leg":
-				_, err := b.c.Create(b.name+"-a", uuidOf(b.name+"-a"))
-				b.must(errors.Join(err, b.loadLeg("-a", other)))
+				_, err := b.c.Create(b.name+legSuffix, uuidOf(b.name+legSuffix))
+				b.must(errors.Join(err, b.loadLeg(other)))
 			case "earlier":
 				b.earlier(p)
 			}

@@ -70,7 +70,7 @@ func TestEnsure(t *testing.T) {
 	if want := (Device{Disk: "dm-7", Node: "/dev/dm-7", Major: 254, Minor: 7}); d != want {
 		t.Errorf("got %+v, want %+v", d, want)
 	}
-	wantChanges(t, f, "create", "create", "create", "load", "resume", "load", "resume", "load", "resume", "message", "create", "load", "resume", "load")
+	wantChanges(t, f, "create", "create", "load", "resume", "load", "resume", "message", "create", "load", "resume", "load")
 	f.wantWell(t, table, pathA)
 	if uuid := f.look(table).UUID; uuid != "HOLDFAST-test-g1" {
 		t.Errorf("UUID %q", uuid)
@@ -128,20 +128,18 @@ func TestFeed(t *testing.T) {
 	}{
 		"nothing to do":    {nothing, pathA, nil},
 		"held":             {held, pathA, []string{"message", "message", "suspend", "load", "resume", "load"}},
-		"held, another":    {held, pathB, []string{"load", "suspend", "resume", "message", "message", "suspend", "load", "resume", "load"}},
+		"held, another":    {held, pathB, []string{"suspend", "load", "resume", "message", "load", "suspend", "resume", "message", "load"}},
 		"lost":             {lost, pathA, []string{"message"}},
-		"lost, another":    {lost, pathB, []string{"load", "suspend", "resume", "message", "load", "suspend", "resume", "load"}},
-		"another":          {nothing, pathB, []string{"load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "load"}},
+		"lost, another":    {lost, pathB, []string{"load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load"}},
+		"another":          {nothing, pathB, []string{"load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "message", "load"}},
 		"given up":         {func(f *fake) { giveUpNow(f) }, pathA, []string{"message", "message"}},
 		"given up, held":   {func(f *fake) { held(f); giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume", "load"}},
-		"grown":            {nothing, grown, []string{"load", "suspend", "resume", "load", "suspend", "resume", "load", "suspend", "resume", "message", "load"}},
+		"grown":            {nothing, grown, []string{"load", "suspend", "resume", "load", "suspend", "resume", "message", "load"}},
 		"table suspended":  {func(f *fake) { suspendNow(f, table) }, pathA, []string{"load", "resume", "message"}},
-		"front suspended":  {func(f *fake) { suspendNow(f, table+"-a") }, pathA, []string{"message", "message", "resume", "load"}},
-		"back suspended":   {func(f *fake) { suspendNow(f, table+"-b") }, pathA, []string{"clear", "resume", "load"}},
-		"table loaded":     {func(f *fake) { loadTable(f) }, pathA, []string{"clear"}},
-		"front loaded":     {func(f *fake) { loadLeg(f, "-a") }, pathA, []string{"clear"}},
-		"back loaded":      {func(f *fake) { loadLeg(f, "-b") }, pathA, []string{"clear", "load"}},
-		"of one path only": {oldTable, pathA, []string{"create", "create", "load", "resume", "load", "resume", "load", "suspend", "resume", "message", "load"}},
+		"leg suspended":    {func(f *fake) { suspendNow(f, table+legSuffix) }, pathA, []string{"clear", "resume", "load"}},
+		"table loaded":     {loadTable, pathA, []string{"clear"}},
+		"leg loaded":       {loadLeg, pathA, []string{"clear", "load"}},
+		"of one path only": {oldTable, pathA, []string{"create", "load", "resume", "load", "suspend", "resume", "message", "load"}},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -186,27 +184,23 @@ func giveUpNow(f *fake)               { f.do(func(g *Guards) error { return g.Gi
 func suspendNow(f *fake, name string) { f.do(func(*Guards) error { return f.Suspend(name) }) }
 
 // loadLeg is what a Feed was killed in that was to lead to C.
-func loadLeg(f *fake, leg string) {
-	f.do(func(*Guards) error { return f.Load(table+leg, linearTable(pathC, false)) })
+func loadLeg(f *fake) {
+	f.do(func(*Guards) error { return f.Load(table+legSuffix, linearTable(pathC, false)) })
 }
 
 func loadTable(f *fake) {
-	a, b := f.look(table+"-a"), f.look(table+"-b")
+	leg := f.look(table + legSuffix)
 	f.do(func(*Guards) error {
-		return f.Load(table, multipathTable(a.Number(), b.Number(), pathC.sectors(), false))
+		return f.Load(table, multipathTable(pathC.dev(), leg.Number(), pathC.sectors(), false))
 	})
 }
 
-// oldTable is one of an earlier version: on A itself.
+// oldTable is one of an earlier version, without a leg.
 func oldTable(f *fake) {
 	f.set(func() {
-		delete(f.devices, table+"-a")
-		delete(f.devices, table+"-b")
-		f.devices["disk"] = &fakeDevice{
-			Device: dm.Device{Name: "disk", Major: pathA.Major, Minor: pathA.Minor},
-			live:   &fakeTable{target: "linear", path: pathA.dev(), sectors: pathA.sectors()},
-		}
-		f.devices[table].live.paths = []string{pathA.dev()}
+		delete(f.devices, table+legSuffix)
+		t := f.devices[table].live
+		t.paths, t.failed = t.paths[:1], [2]bool{t.failed[0], true}
 	})
 }
 
@@ -255,7 +249,7 @@ func TestState(t *testing.T) {
 	expect("fed", func(s *State) { s.Path, s.Active, s.Holds, s.Untidy = pathB.dev(), true, false, false })
 	must(t, g.GiveUp(table))
 	expect("given up", func(s *State) { s.Active, s.Queues, s.Untidy = false, false, true })
-	must(t, f.Load(table+"-a", linearTable(pathA, false)))
+	must(t, f.Load(table+legSuffix, linearTable(pathA, false)))
 	expect("loaded", func(s *State) { s.NewTable = true })
 	must(t, f.Suspend(table))
 	expect("suspended", func(s *State) { s.Suspended, s.Queues = true, true })
@@ -282,25 +276,22 @@ func TestListAgain(t *testing.T) {
 	}
 }
 
-// What is held collects in a leg that nothing goes through, whatever was lost, and
-// goes on when the disk is there; what was sent below before stays there.
+// What is held collects in the leg, whatever was lost, and goes on when the disk is
+// there; what was sent below before stays there.
 func TestHold(t *testing.T) {
 	t.Parallel()
-	nothing := func(*fake) {}
-	suspended := func(leg string) func(f *fake) { return func(f *fake) { suspendNow(f, table+leg) } }
 	tests := map[string]struct {
 		before func(*fake)
 		want   []string // changes
 		where  string   // what comes waits
 	}{
-		"well":            {nothing, []string{"suspend", "resume", "message", "message"}, table + "-b"},
-		"lost":            {func(f *fake) { lose(f, pathA) }, []string{"suspend", "resume", "message"}, table + "-b"},
-		"silent":          {func(f *fake) { f.set(func() { f.silent[pathA.dev()] = true }); f.send(table) }, []string{"suspend", "resume", "message", "message"}, table + "-b"},
-		"held":            {holdNow, nil, table + "-b"},
-		"begun":           {suspended("-b"), []string{"resume", "message", "message"}, table + "-b"},
-		"front suspended": {suspended("-a"), nil, table + "-a"},
-		"table suspended": {suspended(""), nil, table},
-		"fed with B":      {func(f *fake) { f.do(feedB) }, []string{"suspend", "resume", "message", "message"}, table + "-a"},
+		"well":            {func(*fake) {}, []string{"suspend", "resume", "message", "message"}, table + legSuffix},
+		"lost":            {func(f *fake) { lose(f, pathA) }, []string{"suspend", "resume", "message"}, table + legSuffix},
+		"silent":          {func(f *fake) { f.set(func() { f.silent[pathA.dev()] = true }); f.send(table) }, []string{"suspend", "resume", "message", "message"}, table + legSuffix},
+		"held":            {holdNow, nil, table + legSuffix},
+		"begun":           {func(f *fake) { suspendNow(f, table+legSuffix) }, []string{"resume", "message", "message"}, table + legSuffix},
+		"table suspended": {func(f *fake) { suspendNow(f, table) }, nil, table},
+		"fed with B":      {func(f *fake) { f.do(feedB) }, []string{"suspend", "resume", "message", "message"}, table + legSuffix},
 		"of one path":     {oldTable, []string{"message"}, table},
 	}
 	for name, c := range tests {
@@ -333,9 +324,9 @@ func TestHold(t *testing.T) {
 
 func feedB(g *Guards) error { return g.Feed(table, pathB, false, right) }
 
-// A disk that has I/O below and never answers is left behind, and the leg that
-// leads to it is used again once it is free.
-func TestBusyLeg(t *testing.T) {
+// A disk that has I/O below and never answers is left behind: the next is reached
+// through the leg, until the table can be put over it.
+func TestLeftBusy(t *testing.T) {
 	t.Parallel()
 	f, g, o := onA(t)
 	f.set(func() { f.silent[pathA.dev()] = true })
@@ -345,11 +336,14 @@ func TestBusyLeg(t *testing.T) {
 	if s, err := g.State(table); err != nil || !s.Whole(pathB) || stuck.end != "" {
 		t.Errorf("%+v, %v; what is stuck ended %q", s, err, stuck.end)
 	}
+	if x := f.send(table); x.end != pathB.dev() {
+		t.Errorf("I/O is at %q, %q", x.at, x.end)
+	}
 	f.mend()
-	must(t, g.Hold(table)) // there is no leg for it: what comes waits in the table
-	wantChanges(t, f, "message")
+	must(t, g.Hold(table))
+	wantChanges(t, f, "suspend")
 	x := f.send(table)
-	if x.at != table || x.end != "" {
+	if x.at != table+legSuffix || x.end != "" {
 		t.Errorf("I/O is at %q, %q", x.at, x.end)
 	}
 	f.set(func() { f.silent[pathA.dev()], f.dead[pathA.dev()] = false, true })
@@ -400,7 +394,7 @@ func TestClose(t *testing.T) {
 	f, g, o := onA(t)
 	under, goOn := make(chan struct{}), make(chan struct{})
 	f.before = func(op, name string) {
-		if op == "suspend" && name == table+"-b" {
+		if op == "suspend" && name == table+legSuffix {
 			close(under)
 			<-goOn
 		}
@@ -448,14 +442,14 @@ func TestGiveUp(t *testing.T) {
 		before func(f *fake)
 		want   []string
 	}{
-		"well":            {func(*fake) {}, []string{"message", "message"}},
-		"lost":            {func(f *fake) { lose(f, pathA) }, []string{"message"}},
-		"held":            {holdNow, []string{"message", "message", "suspend", "load", "resume"}},
-		"loaded":          {func(f *fake) { loadLeg(f, "-b") }, []string{"message", "message"}},
-		"held, loaded":    {func(f *fake) { holdNow(f); loadLeg(f, "-b") }, []string{"message", "message", "suspend", "load", "resume"}},
-		"suspended":       {func(f *fake) { suspendNow(f, table) }, []string{"clear", "resume", "message", "message"}},
-		"front suspended": {func(f *fake) { suspendNow(f, table+"-a") }, []string{"message", "message", "load", "resume"}},
-		"of one path":     {oldTable, []string{"message", "message"}},
+		"well":          {func(*fake) {}, []string{"message", "message"}},
+		"lost":          {func(f *fake) { lose(f, pathA) }, []string{"message"}},
+		"held":          {holdNow, []string{"message", "message", "suspend", "load", "resume"}},
+		"loaded":        {loadLeg, []string{"message", "message"}},
+		"held, loaded":  {func(f *fake) { holdNow(f); loadLeg(f) }, []string{"message", "message", "suspend", "load", "resume"}},
+		"suspended":     {func(f *fake) { suspendNow(f, table) }, []string{"clear", "resume", "message", "message"}},
+		"leg suspended": {func(f *fake) { suspendNow(f, table+legSuffix) }, []string{"message", "message", "load", "resume"}},
+		"of one path":   {oldTable, []string{"message", "message"}},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -540,7 +534,7 @@ func TestRemoveBusy(t *testing.T) {
 		}
 		start := time.Now()
 		must(t, g.Remove(t.Context(), table))
-		if len(f.devices) != 0 || len(f.calls) != 8 || time.Since(start) != 3*pollEvery {
+		if len(f.devices) != 0 || len(f.calls) != 7 || time.Since(start) != 3*pollEvery {
 			t.Errorf("%d devices after %s and %v", len(f.devices), dumpCalls(f), time.Since(start))
 		}
 	})
@@ -564,7 +558,7 @@ func TestRemovePending(t *testing.T) {
 func TestList(t *testing.T) {
 	t.Parallel()
 	f, g, _ := onA(t)
-	for _, name := range []string{"vg-root", "mpatha", "xholdfast-1", "holdfast-other", "holdfast-left-g1-b"} {
+	for _, name := range []string{"vg-root", "mpatha", "xholdfast-1", "holdfast-other", "holdfast-left-g1-leg"} {
 		_, err := f.Create(name, "U-"+name)
 		must(t, err)
 	}
@@ -595,7 +589,7 @@ func TestExclusion(t *testing.T) {
 		must(t, err)
 		suspended := make(chan struct{})
 		f.before = func(op, name string) {
-			if op == "suspend" && name == table+"-b" {
+			if op == "suspend" && name == table+legSuffix {
 				<-suspended
 			}
 		}

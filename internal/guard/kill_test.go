@@ -5,6 +5,7 @@ package guard
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 )
 
@@ -17,12 +18,12 @@ var starts = map[string]func(f *fake){
 	"lost, held":      func(f *fake) { lose(f, pathA); holdNow(f) },
 	"silent, held":    func(f *fake) { silence(f); holdNow(f) },
 	"given up":        giveUpNow,
-	"loaded":          func(f *fake) { loadTable(f) },
-	"leg loaded":      func(f *fake) { loadLeg(f, "-b") },
-	"held, loaded":    func(f *fake) { holdNow(f); loadLeg(f, "-b") },
+	"loaded":          loadTable,
+	"leg loaded":      loadLeg,
+	"held, loaded":    func(f *fake) { holdNow(f); loadLeg(f) },
 	"suspended":       func(f *fake) { suspendNow(f, table) },
-	"front suspended": func(f *fake) { suspendNow(f, table+"-a") },
-	"both suspended":  func(f *fake) { suspendNow(f, table+"-a"); suspendNow(f, table+"-b") },
+	"leg suspended":   func(f *fake) { suspendNow(f, table+legSuffix) },
+	"all suspended":   func(f *fake) { suspendNow(f, table); suspendNow(f, table+legSuffix) },
 	"swapped, held":   func(f *fake) { f.do(feedB); holdNow(f) },
 	"left busy":       func(f *fake) { silence(f); holdNow(f); f.do(feedB) },
 	"left busy, held": func(f *fake) { silence(f); holdNow(f); f.do(feedB); holdNow(f) },
@@ -186,7 +187,7 @@ func TestFeedKilledReachesAll(t *testing.T) {
 	t.Parallel()
 	n := everyFault(t, func() *fake { return startedAt(t, holdNow, false) }, func(f *fake) error { return feedAfresh(f, pathB) },
 		func(*fake) {})
-	if n != 18 { // twice a look, of four; load, suspend, resume, two messages; suspend, load, resume of the other leg, and what waits, which asks for nowhere
+	if n != 16 { // twice a look, of three; suspend, load, resume of the leg and a message; load, suspend, resume of the table and a message; what waits, which asks for nowhere
 		t.Errorf("%d calls", n)
 	}
 }
@@ -224,11 +225,11 @@ func TestEnsureKilled(t *testing.T) {
 				func(f *fake) {
 					must(t, ensure(f, next))
 					f.wantWell(t, table, next)
-					if len(f.devices) != 4 {
+					if len(f.devices) != 3 {
 						t.Errorf("devices: %v", f.devices)
 					}
 				})
-			if n != 22 { // create; twice status and table of each leg; create each; load, resume of each and of the table; leave; nowhere, what waits; get
+			if n != 17 { // create; twice status and table of the leg; create it; load, resume of it and of the table; leave; nowhere, what waits; get
 				t.Errorf("%d calls", n)
 			}
 		})
@@ -309,11 +310,11 @@ func TestProofRefused(t *testing.T) {
 var errProof = errors.New("not the right device")
 
 func proofRefused(t *testing.T, f *fake, p Path, refused int) {
-	led := map[string]bool{}
-	for _, suffix := range legSuffixes {
-		d := f.devices[table+suffix]
-		led[suffix] = d != nil && d.live != nil && d.live.path == p.dev()
+	leads := func() bool {
+		d := f.devices[table+legSuffix]
+		return d != nil && d.live != nil && d.live.path == p.dev()
 	}
+	led := leads()
 	g, o := f.guards()
 	asked := 0
 	err := g.Feed(table, p, false, func() error {
@@ -331,17 +332,13 @@ func proofRefused(t *testing.T, f *fake, p Path, refused int) {
 		t.Fatalf("got %v", err)
 	}
 	must(t, o.balanced())
-	for _, suffix := range legSuffixes {
-		d := f.devices[table+suffix]
-		if d == nil {
-			continue
-		}
-		if d.fresh != nil && d.fresh.path == p.dev() {
+	for _, name := range []string{table, table + legSuffix} {
+		if d := f.devices[name]; d != nil && d.fresh != nil && (d.fresh.path == p.dev() || slices.Contains(d.fresh.paths, p.dev())) {
 			t.Errorf("what nobody vouches for is left: %s", f.text(table))
 		}
-		if refused <= 2 && d.live != nil && d.live.path == p.dev() && !led[suffix] {
-			t.Errorf("it is in use: %s", f.text(table))
-		}
+	}
+	if refused <= 2 && leads() && !led {
+		t.Errorf("it is in use: %s", f.text(table))
 	}
 	must(t, feedAfresh(f, p))
 	f.wantWell(t, table, p)
@@ -352,7 +349,7 @@ func proofRefused(t *testing.T, f *fake, p Path, refused int) {
 func TestProofRefusedAndClearFails(t *testing.T) {
 	t.Parallel()
 	f, g, _ := onA(t)
-	f.breakAt(12, faultKind{}) // twice status, three tables and what is loaded; load, clear
+	f.breakAt(10, faultKind{}) // twice status, both tables and what is loaded; load, clear
 	asked := 0
 	err := g.Feed(table, pathB, false, func() error {
 		if asked++; asked == 2 {

@@ -71,18 +71,21 @@ func TestKernelKilledInSuspend(t *testing.T) {
 	for name, c := range map[string]struct {
 		device string
 		queues bool
-	}{"table": {"", false}, "leg": {legSuffixes[0], true}} {
+	}{"table": {"", false}, "leg": {legSuffix, true}} {
 		t.Run(name, func(t *testing.T) {
 			slow := newSlow(t, sparse(t, fileSize))
 			b := newBench(t)
 			d := b.ensure(slow.path)
+			l, err := b.g.look(b.name)
+			b.must(err)
+			b.must(errors.Join(b.c.Message(b.name, "reinstate_path "+l.leg.Number()), b.c.Message(b.name, "fail_path "+l.direct().dev)))
 			slow.stop()
 			w := b.write(d, 1, 's')
 			b.waits("write", w)
 			killAfter(t, "TestKernelKilledInSuspend", b.name+c.device, 300*time.Millisecond)
-			l, err := b.g.look(b.name)
+			l, err = b.g.look(b.name)
 			b.must(err)
-			if l.queues != c.queues || l.suspended() {
+			if l.queues != c.queues || l.top.Suspended || l.leg.Suspended {
 				t.Errorf("%+v, want queueing to be %v", l, c.queues)
 			}
 			slow.goOn()

@@ -14,11 +14,11 @@ type layout struct {
 	size   uint64    // of it, in sectors
 	queues bool
 	paths  []path
-	legs   [2]leg
+	leg    leg
 	waits  bool // the kernel has a target for waitTable
 }
 
-// leg is one of the two devices below the table.
+// leg is the device beside the disk below the table.
 type leg struct {
 	dm.Device
 	there bool
@@ -44,12 +44,8 @@ func (g *Guards) look(name string) (l layout, err error) {
 			return layout{}, err
 		}
 	}
-	for i := range l.legs {
-		if l.legs[i], err = g.lookAtLeg(name+legSuffixes[i], l.paths); err != nil {
-			return layout{}, err
-		}
-	}
-	return l, nil
+	l.leg, err = g.lookAtLeg(name+legSuffix, l.paths)
+	return l, err
 }
 
 func (g *Guards) lookAtTable(name string, status dm.Target, l *layout) (err error) {
@@ -89,7 +85,7 @@ func (g *Guards) lookAtLeg(name string, paths []path) (leg, error) {
 	return x, nil
 }
 
-// serves says whether the table sends I/O there, and it goes on from there.
+// serves says whether the table sends I/O there, and it goes on to a disk.
 func (x leg) serves() bool { return x.active && !x.Suspended && x.disk != "" }
 
 // collects says whether the table sends I/O there, and it waits there.
@@ -103,77 +99,38 @@ func (x leg) leads(p Path) bool {
 // strange says whether something is loaded that nobody knows the origin of.
 func (x leg) strange() bool { return x.HasNewTable && !x.ready }
 
-// stuck says whether a leg has I/O under way on another disk than p, which a suspend
-// would wait for.
+// stuck says whether a suspend would wait for I/O under way, on another disk than p.
 func (x leg) stuck(p Path) bool {
 	return x.busy > 0 && !x.waits && !x.Suspended && x.disk != p.dev()
 }
 
-// laid says whether the table is as it has to be above its legs for p, and takes
-// messages.
-func (l layout) laid(p Path) bool {
-	return l.onLegs() && l.size == p.sectors() && !l.top.Suspended
-}
-
-// onLegs says whether the paths of the table are its legs: tables of earlier
-// versions are on the disk itself.
-func (l layout) onLegs() bool {
-	return len(l.paths) == len(l.legs) && l.legs[0].dev != "" && l.legs[1].dev != ""
-}
-
-// front chooses the leg that is to lead to p: the first, of what is best. There is
-// none while both have I/O under way elsewhere.
-func (l layout) front(p Path) (i int, ok bool) {
-	for _, good := range []func(leg) bool{
-		func(x leg) bool { return x.leads(p) && x.serves() },
-		func(x leg) bool { return x.leads(p) && !x.Suspended },
-		func(x leg) bool { return x.disk == p.dev() && x.serves() }, // it has grown
-		func(x leg) bool { return !x.active && !x.Suspended && x.busy == 0 },
-		leg.collects, // because the other has I/O under way that nobody knows the end of
-		func(x leg) bool { return !x.stuck(p) },
-	} {
-		if i := slices.IndexFunc(l.legs[:], good); i >= 0 {
-			return i, true
+// direct is the table's path to the disk itself; the zero path if it has none.
+func (l layout) direct() path {
+	for _, p := range l.paths {
+		if p.dev != l.leg.dev {
+			return p
 		}
 	}
-	return 0, false
+	return path{}
 }
 
-// spare finds the leg that is to collect what comes while the disk is away: one
-// that does, is suspended, or has nothing to wait for in a suspend.
-func (l layout) spare() (i int, ok bool) {
-	for _, good := range []func(leg) bool{
-		leg.collects,
-		func(x leg) bool { return x.waits || x.Suspended },
-		func(x leg) bool { return x.ready && !x.active && x.busy == 0 },
-		func(x leg) bool { return !x.active && x.busy == 0 },
-	} {
-		if i := slices.IndexFunc(l.legs[:], good); i >= 0 {
-			return i, true
-		}
-	}
-	return 0, false
-}
-
-// suspended says whether any of the devices is.
-func (l layout) suspended() bool {
-	return l.top.Suspended || l.legs[0].Suspended || l.legs[1].Suspended
+// over says whether the table has the paths that it has to have over p. Tables of
+// earlier versions have no leg.
+func (l layout) over(p Path) bool {
+	return len(l.paths) == 2 && l.leg.dev != "" && l.direct().dev == p.dev()
 }
 
 // disk returns the device that I/O goes to, or went to last, and whether it does.
 func (l layout) disk() (dev string, active bool) {
-	if !l.onLegs() && len(l.paths) > 0 {
-		return l.paths[0].dev, l.paths[0].active
+	d := l.direct()
+	switch {
+	case d.active:
+		return d.dev, true
+	case l.leg.serves():
+		return l.leg.disk, true
+	default:
+		return d.dev, false
 	}
-	for _, x := range l.legs {
-		switch {
-		case x.serves():
-			return x.disk, true
-		case dev == "" || x.disk != "" && !x.Suspended && x.busy == 0:
-			dev = x.disk
-		}
-	}
-	return dev, false
 }
 
 // untidy says whether there is something to do to have the I/O go on to where it

@@ -8,7 +8,7 @@ import (
 
 // List returns the names of all our tables, with their event numbers: the very
 // same map as before while the device mapper returns the same list. A table of
-// which only legs are left is among them. It is not to be changed.
+// which only the leg is left is among them. It is not to be changed.
 func (g *Guards) List() (map[string]uint32, error) {
 	list, err := g.dm.List()
 	if err != nil {

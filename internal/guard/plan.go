@@ -10,10 +10,17 @@ import (
 // step is one change of a device of a volume.
 type step struct {
 	do verb
-	on int // the leg; top for the table itself
+	on object
 }
 
-const top = -1
+// object is what a step is about.
+type object string
+
+const (
+	onTable object = "the table"
+	onLeg   object = "the leg"
+	onDisk  object = "the disk"
+)
 
 type verb string
 
@@ -32,127 +39,134 @@ const (
 )
 
 // String implements fmt.Stringer.
-func (s step) String() string {
-	if s.on == top {
-		return string(s.do) + " the table"
-	}
-	return fmt.Sprintf("%s leg %s", s.do, legSuffixes[s.on][1:])
-}
+func (s step) String() string { return string(s.do) + " " + string(s.on) }
 
 // plan is a pure function: what makes a volume that looks like l send its I/O to
-// p. In between I/O waits, or goes where it went before, or to p. A leg that has
-// I/O under way is not suspended for it, or only if that is on p itself: what
-// cannot be done therefore is there to be done the next time.
+// p. In between I/O waits, or goes where it went before, or to p. The table is
+// suspended only while it has a path. Nothing is suspended that has I/O under way,
+// unless that is on p itself: it is left as it is, and a plan for it comes of a
+// later look.
 func (l layout) plan(p Path) (steps []step) {
-	front, ok := l.front(p)
-	if !ok {
-		return nil
+	if !l.leg.there {
+		steps = append(steps, step{create, onLeg})
 	}
-	back := 1 - front
-	for i, x := range l.legs {
-		if !x.there {
-			steps = append(steps, step{create, i})
-		}
-	}
-	steps = append(steps, l.lead(front, p)...)
 	if l.top.HasNewTable {
-		steps = append(steps, step{drop, top}) // nobody knows what it was for
+		steps = append(steps, step{drop, onTable}) // nobody knows what it was for
 	}
-	if l.onLegs() && !l.top.Suspended { // which would take no messages (EBUSY)
-		steps = append(steps, l.turn(front)...)
+	if l.over(p) && !l.top.Suspended {
+		steps = append(steps, l.turn()...)
 	}
-	free := !l.legs[back].stuck(p)
-	if free {
-		steps = append(steps, l.lead(back, p)...)
+	if l.leg.stuck(p) {
+		return steps
 	}
-	if !l.laid(p) && (free || l.size == p.sectors()) {
-		steps = append(steps, step{load, top})
+	steps = append(steps, l.lead(p)...)
+	if !l.over(p) && l.leg.dev != "" && !l.top.Suspended { // until the table has the disk itself
+		steps = append(steps, l.detour()...)
+	}
+	if d := l.direct(); d.busy > 0 && d.dev != p.dev() && !l.top.Suspended {
+		return steps
+	}
+	if !l.over(p) || l.size != p.sectors() || l.top.Suspended {
+		steps = append(steps, step{load, onTable})
 		if l.top.HasTable && !l.top.Suspended {
-			steps = append(steps, step{suspend, top})
+			steps = append(steps, step{suspend, onTable})
 		}
-		steps = append(steps, step{resume, top}, step{leave, back})
+		steps = append(steps, step{resume, onTable}, step{leave, onLeg})
 	}
-	if x := l.legs[back]; free && l.waits && (!x.ready || x.Suspended || !x.leads(p)) {
-		steps = append(steps, step{prepare, back})
+	if l.waits && (!l.leg.ready || l.leg.Suspended || !l.leg.leads(p)) {
+		steps = append(steps, step{prepare, onLeg})
 	}
 	return steps
 }
 
-// turn has the table send its I/O through one leg and not through the other, in
-// this order: in between it has a path. That of a leg that collected may have failed
-// meanwhile: what it had kept comes back from nowhere, and read-ahead at once.
-func (l layout) turn(front int) (steps []step) {
+// turn has the table send its I/O to the disk and not through the leg, in this
+// order: in between it has a path.
+func (l layout) turn() (steps []step) {
 	if !l.queues {
-		steps = append(steps, step{queueing, top})
+		steps = append(steps, step{queueing, onTable})
 	}
-	if x := l.legs[front]; !x.active || x.waits || x.Suspended {
-		steps = append(steps, step{reinstate, front})
+	if !l.direct().active {
+		steps = append(steps, step{reinstate, onDisk})
 	}
-	if l.legs[1-front].active {
-		steps = append(steps, step{leave, 1 - front})
+	if l.leg.active {
+		steps = append(steps, step{leave, onLeg})
 	}
 	return steps
 }
 
-// lead makes a leg lead to p. What it keeps is sent on by the suspend.
-func (l layout) lead(i int, p Path) (steps []step) {
-	x := l.legs[i]
+// detour is the opposite. The path of a leg that collected may have failed
+// meanwhile: what it had kept comes back from nowhere, and read-ahead at once.
+func (l layout) detour() (steps []step) {
+	if !l.queues {
+		steps = append(steps, step{queueing, onTable})
+	}
+	if !l.leg.serves() {
+		steps = append(steps, step{reinstate, onLeg})
+	}
+	if l.direct().active {
+		steps = append(steps, step{leave, onDisk})
+	}
+	return steps
+}
+
+// lead makes the leg lead to p. What it keeps is sent on by the suspend.
+func (l layout) lead(p Path) (steps []step) {
+	x := l.leg
 	switch {
 	case x.leads(p) && x.Suspended && x.HasNewTable:
-		return []step{{drop, i}, {resume, i}} // or it would come with the resume
+		return []step{{drop, onLeg}, {resume, onLeg}} // or it would come with the resume
 	case x.leads(p) && x.Suspended:
-		return []step{{resume, i}}
+		return []step{{resume, onLeg}}
 	case x.leads(p) && x.strange():
-		return []step{{drop, i}}
+		return []step{{drop, onLeg}}
 	case x.leads(p):
 		return nil
 	case x.waits && !x.Suspended:
-		return []step{{suspend, i}, {load, i}, {resume, i}}
+		return []step{{suspend, onLeg}, {load, onLeg}, {resume, onLeg}}
 	case x.HasTable && !x.Suspended:
-		return []step{{load, i}, {suspend, i}, {resume, i}}
+		return []step{{load, onLeg}, {suspend, onLeg}, {resume, onLeg}}
 	default:
-		return []step{{load, i}, {resume, i}}
+		return []step{{load, onLeg}, {resume, onLeg}}
 	}
 }
 
-// planHold has what comes wait in the spare leg. What is under way elsewhere stays
-// there until it ends or fails. Nothing is done to a table that fails its I/O, or
-// that takes no messages.
+// planHold has what comes wait in the leg. What is under way elsewhere stays there
+// until it ends or fails. Nothing is done to a table that fails its I/O, or that
+// takes no messages.
 func (l layout) planHold() (steps []step) {
 	if !l.top.HasTable || l.top.Suspended || !l.queues {
 		return nil
 	}
-	if !l.onLegs() {
+	x := l.leg
+	if x.dev == "" || x.busy > 0 && !x.waits && !x.Suspended {
+		// There is nothing to collect in: what comes waits in the table, at the price of
+		// a processor.
 		return l.leaveAll()
 	}
-	spare, ok := l.spare()
-	if !ok { // what comes waits in the table, at the price of a processor
-		return l.leaveAll()
-	}
-	steps = l.legs[spare].collect(spare)
-	if l.legs[1-spare].active {
-		steps = append(steps, step{leave, 1 - spare})
+	steps = x.collect()
+	if l.direct().active {
+		steps = append(steps, step{leave, onDisk})
 	}
 	return steps
 }
 
 // collect has a leg keep what comes. A table that waits is resumed anew: one whose
 // suspend was interrupted waits no more (dm-delay.c, may_delay).
-func (x leg) collect(i int) (steps []step) {
+func (x leg) collect() (steps []step) {
 	if x.collects() && !x.Suspended {
 		return nil
 	}
 	if !x.Suspended {
-		steps = append(steps, step{suspend, i})
+		steps = append(steps, step{suspend, onLeg})
 	}
 	if x.waits && x.strange() {
-		steps = append(steps, step{drop, i})
+		steps = append(steps, step{drop, onLeg})
 	}
 	if x.waits || x.ready {
-		steps = append(steps, step{resume, i})
+		steps = append(steps, step{resume, onLeg})
 	}
 	if !x.active {
-		steps = append(steps, step{reinstate, i})
+		steps = append(steps, step{reinstate, onLeg})
 	}
 	return steps
 }
@@ -165,19 +179,18 @@ func (l layout) planEnd(now bool) (steps []step) {
 	}
 	if l.top.Suspended {
 		// On the table that it had: who could vouch for another is gone.
-		steps = append(steps, step{drop, top}, step{resume, top})
+		steps = append(steps, step{drop, onTable}, step{resume, onTable})
 	}
-	steps = append(steps, step{failing, top})
+	steps = append(steps, step{failing, onTable})
 	if now {
 		steps = append(steps, l.leaveAll()...)
 	}
-	for i, x := range l.legs {
-		if x.waits && !x.Suspended {
-			steps = append(steps, step{suspend, i})
-		}
-		if x.waits || x.Suspended {
-			steps = append(steps, step{spoil, i}, step{resume, i})
-		}
+	x := l.leg
+	if x.waits && !x.Suspended {
+		steps = append(steps, step{suspend, onLeg})
+	}
+	if x.waits || x.Suspended {
+		steps = append(steps, step{spoil, onLeg}, step{resume, onLeg})
 	}
 	return steps
 }
@@ -194,16 +207,11 @@ func messages(steps []step) (out []step) {
 }
 
 func (l layout) leaveAll() (steps []step) {
-	if !l.onLegs() {
-		if len(l.paths) > 0 && l.paths[0].active {
-			return []step{{leave, top}} // the table's only path
-		}
-		return nil
+	if l.direct().active {
+		steps = append(steps, step{leave, onDisk})
 	}
-	for i, x := range l.legs {
-		if x.active {
-			steps = append(steps, step{leave, i})
-		}
+	if l.leg.active {
+		steps = append(steps, step{leave, onLeg})
 	}
 	return steps
 }
@@ -228,13 +236,13 @@ func (g *Guards) carryOut(c change, steps []step) error {
 
 func (g *Guards) take(c *change, s step) error {
 	name := c.name
-	if s.on != top {
-		name += legSuffixes[s.on]
+	if s.on == onLeg {
+		name += legSuffix
 	}
 	switch s.do {
 	case create:
 		d, err := g.dm.Create(name, uuidOf(name))
-		c.layout.legs[s.on].Device = d
+		c.layout.leg.Device = d
 		return err
 	case drop:
 		return g.dm.Clear(name)
@@ -243,7 +251,7 @@ func (g *Guards) take(c *change, s step) error {
 	case prepare:
 		return g.prepare(c, name)
 	case spoil:
-		return g.dm.Load(name, errorTable(c.layout.size, c.layout.legs[s.on].ReadOnly))
+		return g.dm.Load(name, errorTable(c.layout.size, c.layout.leg.ReadOnly))
 	case suspend:
 		return g.suspend(c, name)
 	case resume:
@@ -254,14 +262,13 @@ func (g *Guards) take(c *change, s step) error {
 	}
 }
 
-// load loads a leg, or the table above both.
-func (g *Guards) load(c *change, on int, name string) error {
-	if on == top {
-		front, _ := c.layout.front(c.path)
-		legs := c.layout.legs
-		return g.dm.Load(name, multipathTable(legs[front].Number(), legs[1-front].Number(), c.path.sectors(), c.readOnly))
+// load loads what leads to the disk: directly, with the leg beside it, or the leg.
+func (g *Guards) load(c *change, on object, name string) error {
+	t := linearTable(c.path, c.readOnly)
+	if on == onTable {
+		t = multipathTable(c.path.dev(), c.layout.leg.Number(), c.path.sectors(), c.readOnly)
 	}
-	if err := g.dm.Load(name, linearTable(c.path, c.readOnly)); err != nil {
+	if err := g.dm.Load(name, t); err != nil {
 		return err
 	}
 	// The new table holds the device itself now; nothing has been sent there.
@@ -289,19 +296,18 @@ func (g *Guards) suspend(c *change, name string) error {
 }
 
 func (c *change) message(s step) string {
-	var dev string
-	switch {
-	case s.do == queueing:
+	dev := c.layout.direct().dev
+	if s.on == onLeg {
+		dev = c.layout.leg.Number()
+	}
+	switch s.do {
+	case queueing:
 		return "queue_if_no_path"
-	case s.do == failing:
+	case failing:
 		return "fail_if_no_path"
-	case s.on == top: // of one path
-		dev = c.layout.paths[0].dev
-	default:
-		dev = c.layout.legs[s.on].Number()
-	}
-	if s.do == reinstate {
+	case reinstate:
 		return "reinstate_path " + dev
+	default:
+		return "fail_path " + dev
 	}
-	return "fail_path " + dev
 }

@@ -25,6 +25,36 @@ func TestPlanAllLayouts(t *testing.T) {
 }
 
 func eachLayout(do func(layout)) {
+	for _, x := range eachLeg() {
+		for i := range 1 << 9 {
+			bit := func(n int) bool { return i>>n&1 == 1 }
+			l := layout{leg: x, size: pathA.sectors(), queues: bit(0), waits: bit(5)}
+			l.top.Suspended, l.top.HasNewTable, l.top.HasTable = bit(1), bit(2), bit(3)
+			if bit(4) {
+				l.size = 1
+			}
+			direct := path{dev: pathA.dev(), active: bit(6)}
+			if bit(7) {
+				direct.dev = pathB.dev()
+			}
+			if bit(8) {
+				direct.busy = 1
+			}
+			switch {
+			case !l.top.HasTable:
+				l.leg.path = path{}
+			case x.there:
+				l.leg.dev = "254:1"
+				l.paths = []path{direct, l.leg.path}
+			default:
+				l.paths = []path{direct}
+			}
+			do(l)
+		}
+	}
+}
+
+func eachLeg() []leg {
 	legs := []leg{{}}
 	for _, table := range []leg{
 		{}, {disk: pathA.dev(), size: pathA.sectors()}, {disk: pathA.dev(), size: 1}, {disk: pathB.dev(), size: pathA.sectors()},
@@ -43,35 +73,13 @@ func eachLayout(do func(layout)) {
 			}
 		}
 	}
-	n := 0
-	for _, a := range legs {
-		for _, b := range legs {
-			for i := range 1 << 6 {
-				if n++; n%7 != 0 { // a good part of them, and never the same bits
-					continue
-				}
-				bit := func(n int) bool { return i>>n&1 == 1 }
-				l := layout{legs: [2]leg{a, b}, size: pathA.sectors(), queues: bit(0), waits: bit(5)}
-				l.top.Suspended, l.top.HasNewTable, l.top.HasTable = bit(1), bit(2), bit(3)
-				if bit(4) {
-					l.size = 1
-				}
-				if l.top.HasTable && a.there && b.there {
-					l.legs[0].dev, l.legs[1].dev = "254:1", "254:2"
-					l.paths = []path{l.legs[0].path, l.legs[1].path}
-				} else {
-					l.legs[0].path, l.legs[1].path = path{}, path{}
-				}
-				do(l)
-			}
-		}
-	}
+	return legs
 }
 
 // sensible plays steps as far as what is loaded and suspended goes.
 func sensible(l layout, steps []step) error {
-	suspended := map[int]bool{top: l.top.Suspended, 0: l.legs[0].Suspended, 1: l.legs[1].Suspended}
-	loaded := map[int]bool{}
+	suspended := map[object]bool{onTable: l.top.Suspended, onLeg: l.leg.Suspended}
+	loaded := map[object]bool{}
 	for _, s := range steps {
 		switch s.do {
 		case load, spoil:
@@ -79,24 +87,32 @@ func sensible(l layout, steps []step) error {
 		case drop:
 			loaded[s.on] = false
 		case suspend:
-			if suspended[s.on] {
-				return fmt.Errorf("%s: it is", s)
-			}
-			if s.on != top && l.legs[s.on].stuck(pathA) {
-				return fmt.Errorf("%s: it would wait", s)
+			if err := l.sensibleSuspend(s, suspended[s.on]); err != nil {
+				return err
 			}
 			suspended[s.on] = true
 		case resume:
 			suspended[s.on], loaded[s.on] = false, false
 		case queueing, failing, reinstate, leave:
-			if suspended[top] {
+			if suspended[onTable] {
 				return fmt.Errorf("%s: a message to a suspended table", s)
 			}
 		case create, prepare:
 		}
 	}
-	if loaded[top] || loaded[0] || loaded[1] {
+	if loaded[onTable] || loaded[onLeg] {
 		return errors.New("something loaded is not put to use")
+	}
+	return nil
+}
+
+func (l layout) sensibleSuspend(s step, suspended bool) error {
+	d := l.direct()
+	switch {
+	case suspended:
+		return fmt.Errorf("%s: it is", s)
+	case s.on == onLeg && l.leg.stuck(pathA), s.on == onTable && (l.leg.stuck(pathA) || d.busy > 0 && d.dev != pathA.dev()):
+		return fmt.Errorf("%s: it would wait", s)
 	}
 	return nil
 }

@@ -36,9 +36,9 @@ func Name(volumeID string, generation uint64) string {
 	return fmt.Sprintf("%s%s-%s-g%d", namePrefix, label, hex.EncodeToString(sum[:8]), generation)
 }
 
-// legSuffixes end the names of the legs of a table. The name of a table ends with
-// a digit.
-var legSuffixes = [2]string{"-a", "-b"}
+// legSuffix ends the name of the leg of a table. The name of a table ends with a
+// digit.
+const legSuffix = "-leg"
 
 // nowhere is a device that fails whatever comes, one for all tables: what a leg
 // collects is sent there to come back to the table.
@@ -49,14 +49,7 @@ const nowhereSectors = 1 << 43
 
 // tableOf returns the name of the table that a device belongs to, and whether the
 // device is a leg of it.
-func tableOf(name string) (table string, isLeg bool) {
-	for _, suffix := range legSuffixes {
-		if table, isLeg = strings.CutSuffix(name, suffix); isLeg {
-			break
-		}
-	}
-	return table, isLeg
-}
+func tableOf(name string) (table string, isLeg bool) { return strings.CutSuffix(name, legSuffix) }
 
 // uuidOf returns the UUID of one of our devices.
 func uuidOf(name string) string { return Prefix + strings.TrimPrefix(name, namePrefix) }
@@ -76,7 +69,9 @@ func (p Path) dev() string { return fmt.Sprintf("%d:%d", p.Major, p.Minor) }
 func (p Path) sectors() uint64 { return uint64(p.SizeBytes / sectorSize) }
 
 // multipathTable is one path in each of two groups: I/O goes to the first as long
-// as that works. queue_mode bio lets bios through one by one, without requests of
+// as that works. That is the disk itself: what a multipath target sends is marked
+// as not to be retried below, and a device in between would lose the mark of a
+// flush, which native multipath then takes for done when its path is lost. queue_mode bio lets bios through one by one, without requests of
 // its own; it has to be the table's mode from the start
 // (Documentation/admin-guide/device-mapper, dm-mpath.c). Of the selectors
 // queue-length is the one that says how much I/O is under way below.

@@ -183,10 +183,8 @@ func (n *Node) FinishShutdown(ctx context.Context) {
 	n.finish(ctx, now)
 	var sessions []string
 	for _, r := range slices.Concat(now[saveIt], now[leaveIt], now[failIt], now[limitIt]) {
-		if r.Ended == NotEnded && r.Table != "" {
-			if err := n.Guards.StopQueueing(r.Table); err != nil {
-				n.Log.Error("a volume will wait for its storage host, and the shutdown may wait for it", "volume", r.Stage.VolumeID, "err", err)
-			}
+		if err := n.stopWaiting(r); err != nil {
+			n.Log.Error("a volume will wait for its storage host, and the shutdown may wait for it", "volume", r.Stage.VolumeID, "err", err)
 		}
 		if !slices.Contains(sessions, r.nqn()) {
 			sessions = append(sessions, r.nqn())
@@ -199,6 +197,18 @@ func (n *Node) FinishShutdown(ctx context.Context) {
 		}
 	}
 	n.Log.Info("the node shuts down: from now on I/O fails when a path is lost", "synced", len(now[saveIt]), "sessions", len(sessions))
+}
+
+// stopWaiting also repeats an end that another call was in the way of.
+func (n *Node) stopWaiting(r Record) error {
+	switch {
+	case r.Table == "":
+		return nil
+	case r.Ended != NotEnded:
+		return n.Guards.GiveUp(r.Table)
+	default:
+		return n.Guards.StopQueueing(r.Table)
+	}
 }
 
 // CancelShutdown is for a shutdown that does not take place. What was failed says

@@ -461,6 +461,30 @@ func TestHoldPace(t *testing.T) {
 	}
 }
 
+// What was ended and serves or holds I/O again, because another call was at the
+// table, is ended again.
+func TestEndUndone(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(t *table)
+		want   []string
+	}{
+		"ended":     {func(*table) {}, nil},
+		"serves":    {func(t *table) { t.Active = true }, []string{"end again"}},
+		"holds":     {func(t *table) { t.Holds = true }, []string{"end again"}},
+		"queues":    {func(t *table) { t.Queues = true }, []string{"end again"}},
+		"suspended": {func(t *table) { t.Suspended = true }, []string{"end again"}},
+	} {
+		v := ourVolume()
+		f := factsOf(0, v)
+		both(ended, ofTable(c.change))(&f, &v)
+		got := words(decideVolume(testRules, f, v, &sessionMemory{}, &volumeMemory{ended: true}))
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 // What cannot be held is not tried to be.
 func TestHoldNothing(t *testing.T) {
 	t.Parallel()

@@ -1,12 +1,12 @@
-// Package guard holds a volume's I/O while its device is gone: three device-mapper
+// Package guard holds a volume's I/O while its device is gone: two device-mapper
 // devices per volume. The table, which the file system or the pod has open, is a
 // multipath target with two path groups of one path each, and queues when it has
-// no path. Its paths are two legs, each linear on the volume's disk; I/O goes
-// through one of them. When the disk is lost the other, which nothing goes through,
-// gets a table that keeps whatever comes, and takes over: what waits collects there
-// at no cost. When the disk is back, under whatever name, a leg is made to lead to
-// it, and what was kept goes out through that. The table itself is suspended only to
-// grow: a multipath target whose suspend is interrupted fails its I/O from then on
+// no path. One path is the volume's disk, which I/O goes to; the other is a leg,
+// which nothing goes through. When the disk is lost the leg gets a table that keeps
+// whatever comes, and takes over: what waits collects there at no cost. When the
+// disk is back, that goes out to it; when it is another disk, or has another name,
+// through the leg at first. The table is suspended only while it has a path: a
+// multipath target whose suspend is interrupted fails its I/O when it has none
 // (dm-mpath.c, multipath_presuspend), and a process can be killed at any moment.
 //
 // It decides nothing about whether a device is the right one: whoever calls

@@ -22,8 +22,8 @@ func openGuards(ctx context.Context, log *slog.Logger) (*guard.Guards, error) {
 	if err := kmod.Load(ctx, command.Exec{}, "dm-mod", "dm-multipath", "dm-queue-length"); err != nil {
 		return nil, err
 	}
-	if err := kmod.Load(ctx, command.Exec{}, "dm-delay"); err != nil {
-		log.Warn("there is no module dm-delay: a volume that is read while its storage host is away keeps a processor busy", "err", err)
+	if err := kmod.Load(ctx, command.Exec{}, "dm-delay", "dm-flakey"); err != nil {
+		log.Warn("the modules dm-delay and dm-flakey are not there: a volume that is read while its storage host is away keeps a processor busy", "err", err)
 	}
 	fs := nvmesysfs.Default()
 	c, err := dm.Open(fs.Dev)

@@ -29,6 +29,7 @@ type fake struct {
 
 	dead, silent map[string]bool // disks that fail their I/O, and that do not answer
 	noDelay      bool            // a kernel without that target
+	interrupt    int             // how many suspends of a multipath target are interrupted
 	ios          []*fakeIO
 
 	// fault breaks the call of that number, counted from 1; 0 breaks none.
@@ -205,7 +206,10 @@ func (f *fake) Load(name string, t dm.Table) error {
 			fresh.paths, fresh.queues = m[1:], true
 		case t.Target == "linear" && strings.HasSuffix(t.Params, " 0"):
 			fresh.path = strings.TrimSuffix(t.Params, " 0")
-		case t.Target == "delay" && f.devices[nowhere] != nil && t.Params == f.devices[nowhere].Number()+" 0 4294967295" && !f.noDelay:
+		case t.Target == "flakey" && strings.HasSuffix(t.Params, " 0 0 1") && !f.noDelay:
+			fresh.path = strings.TrimSuffix(t.Params, " 0 0 1")
+		case t.Target == "delay" && strings.HasSuffix(t.Params, " 0 4294967295") && f.isWall(strings.TrimSuffix(t.Params, " 0 4294967295"), t.Sectors):
+			fresh.path = strings.TrimSuffix(t.Params, " 0 4294967295")
 		case t.Target != "error" || t.Params != "":
 			return errArg
 		}
@@ -215,6 +219,12 @@ func (f *fake) Load(name string, t dm.Table) error {
 	return err
 }
 
+// isWall says whether a device fails what comes, and is large enough.
+func (f *fake) isWall(number string, sectors uint64) bool {
+	d := f.byNumber(number)
+	return d != nil && d.live != nil && d.live.target == "flakey" && d.live.sectors >= sectors
+}
+
 func (f *fake) Clear(name string) error {
 	_, err := f.on("clear", name, func(d *fakeDevice) error { d.fresh = nil; return nil })
 	return err
@@ -222,6 +232,11 @@ func (f *fake) Clear(name string) error {
 
 func (f *fake) Suspend(name string) error {
 	_, err := f.on("suspend", name, func(d *fakeDevice) error {
+		if f.interrupt > 0 && d.live != nil && d.live.target == "multipath" {
+			f.interrupt--
+			f.presuspend(d)
+			return fmt.Errorf("fake: %w", unix.EINTR)
+		}
 		if d.live != nil && f.waits(d) {
 			panic("a suspend of " + name + " waits for I/O that may never end")
 		}
@@ -291,7 +306,7 @@ func (f *fake) byNumber(number string) *fakeDevice {
 func (f *fake) Remove(name string) error {
 	_, err := f.on("remove", name, func(d *fakeDevice) error {
 		above := slices.ContainsFunc(slices.Collect(maps.Values(f.devices)), func(x *fakeDevice) bool {
-			return x.live != nil && slices.Contains(x.live.paths, d.Number())
+			return x.isOver(d.Number())
 		})
 		if d.OpenCount > 0 || above {
 			return fmt.Errorf("fake: %w", dm.ErrBusy)
@@ -300,6 +315,12 @@ func (f *fake) Remove(name string) error {
 		return nil
 	})
 	return err
+}
+
+func (d *fakeDevice) isOver(number string) bool {
+	return slices.ContainsFunc([]*fakeTable{d.live, d.fresh}, func(t *fakeTable) bool {
+		return t != nil && (t.path == number || slices.Contains(t.paths, number))
+	})
 }
 
 func (f *fake) Message(name, text string) error {
@@ -399,6 +420,8 @@ func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 		switch t.target {
 		case "linear":
 			out.Text = t.path + " 0"
+		case "flakey":
+			out.Text = t.path + " 0 0 1 0"
 		case "multipath":
 			out.Text = fmt.Sprintf("2 queue_mode bio 0 %d 1", len(t.paths))
 			if t.queues && !d.Suspended { // a suspend takes the flag away and keeps it for the resume
@@ -413,14 +436,14 @@ func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 func (f *fake) Loaded(name string) (d dm.Device, out dm.Target, err error) {
 	d, err = f.on("loaded", name, func(d *fakeDevice) error {
 		if t := d.fresh; t != nil {
-			out = dm.Target{Sectors: t.sectors, Type: t.target}
+			out = dm.Target{Sectors: t.sectors, Type: t.target, Text: t.path + " 0"}
 		}
 		return nil
 	})
 	return d, out, err
 }
 
-func (f *fake) HasTarget(name string) bool { return name != "delay" || !f.noDelay }
+func (f *fake) HasTarget(name string) bool { return name == "multipath" || !f.noDelay }
 
 func (f *fake) List() (list []dm.Entry, err error) {
 	err = f.call("list", "", func() error {
@@ -561,6 +584,9 @@ func (f *fake) wantWell(t *testing.T, name string, p Path) {
 		!slices.Equal(top.live.paths, []string{p.dev(), leg.Number()}) || top.live.failed != [2]bool{false, true} {
 		t.Fatalf("%s, want it well on %s", f.text(name), p.dev())
 	}
+	if wall := f.devices[name+wallSuffix]; f.noDelay != (wall == nil) || wall != nil && (wall.Suspended || wall.fresh != nil || wall.live.path != p.dev() || wall.live.sectors != p.sectors()) {
+		t.Fatalf("%s, want the wall on %s", f.text(name), p.dev())
+	}
 	if leg.live == nil || leg.Suspended || leg.live.path != p.dev() || leg.live.sectors != p.sectors() {
 		t.Fatalf("%s, want the leg on %s", f.text(name), p.dev())
 	}
@@ -574,7 +600,7 @@ func (f *fake) text(name string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out := name + ":"
-	for _, suffix := range []string{"", legSuffix} {
+	for _, suffix := range []string{"", legSuffix, wallSuffix} {
 		d := f.devices[name+suffix]
 		if d == nil {
 			continue

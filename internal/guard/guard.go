@@ -39,14 +39,12 @@ type Guards struct {
 	dm  mapper
 	dev string // "/dev"
 
-	// waits says that the kernel has the target of waitTable. Without it a leg that is
-	// suspended collects what comes, which costs a processor per volume once a file is
-	// read.
+	// waits says that the kernel has the targets of waitTable and wallTable. Without
+	// them a leg that is suspended collects what comes, which costs a processor per
+	// volume once a file is read.
 	waits bool
 
 	open func(Path) (io.Closer, error) // openPath; the tests have no block devices
-
-	aside sync.Mutex // of who needs the device nowhere, and who removes it
 
 	mu     sync.Mutex
 	locked map[string]chan struct{} // closed when unlocked; guarded by mu
@@ -57,7 +55,7 @@ type Guards struct {
 
 // New returns the guards of a device mapper.
 func New(m mapper, dev string) *Guards {
-	return &Guards{dm: m, dev: dev, waits: m.HasTarget("delay"), open: openPath, locked: map[string]chan struct{}{}}
+	return &Guards{dm: m, dev: dev, waits: m.HasTarget("delay") && m.HasTarget("flakey"), open: openPath, locked: map[string]chan struct{}{}}
 }
 
 // Device is what is mounted, or shown to a pod as a block device.
@@ -218,7 +216,7 @@ func isDevice(f *os.File, p Path) error {
 // path keeps a processor busy for as long as something waits in it, because its
 // worker takes what is queued, finds no path and queues it again (dm-mpath.c,
 // process_queued_bios). It does nothing, which is no error, while another call is
-// at the table, and to one that fails its I/O.
+// at the table. One that was given up queues again.
 func (g *Guards) Hold(name string) error {
 	unlock, ok := g.tryLock(name)
 	if !ok {
@@ -274,7 +272,7 @@ func (g *Guards) end(name string, now bool) error {
 // person may be looking at it.
 const pollEvery = 20 * time.Millisecond
 
-// Remove removes a table and its leg once nothing has it open, waiting for that as
+// Remove removes a table and what belongs to it once nothing has it open, waiting for that as
 // long as ctx lives (volume.ErrPending). No table is no error.
 func (g *Guards) Remove(ctx context.Context, name string) error {
 	unlock, err := g.lock(ctx, name)
@@ -282,12 +280,31 @@ func (g *Guards) Remove(ctx context.Context, name string) error {
 		return err
 	}
 	defer unlock()
-	for _, device := range []string{name, name + legSuffix} {
-		if err := g.remove(ctx, device); err != nil {
-			return err
-		}
+	if err := g.remove(ctx, name); err != nil {
+		return err
 	}
-	return g.removeNowhere()
+	if err := g.release(name + legSuffix); err != nil {
+		return err
+	}
+	if err := g.remove(ctx, name+legSuffix); err != nil {
+		return err
+	}
+	return g.remove(ctx, name+wallSuffix)
+}
+
+// release fails what somebody reads of a leg that keeps it, and that has no table
+// any more: or it would be in use for ever.
+func (g *Guards) release(name string) error {
+	x, err := g.lookAtLeg(name, layout{})
+	if err != nil || !x.waits && !x.Suspended || !x.HasTable {
+		return err
+	}
+	if !x.Suspended {
+		err = g.dm.Suspend(name)
+	}
+	err = errors.Join(err, g.dm.Load(name, errorTable(x.size, x.ReadOnly)))
+	_, resumed := g.dm.Resume(name, dm.NoScan)
+	return errors.Join(err, resumed)
 }
 
 func (g *Guards) remove(ctx context.Context, device string) error {

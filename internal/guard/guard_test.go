@@ -15,6 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-csi/holdfast/internal/dm"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
@@ -128,13 +130,13 @@ func TestFeed(t *testing.T) {
 	}{
 		"nothing to do":    {nothing, pathA, nil},
 		"held":             {held, pathA, []string{"message", "message", "suspend", "load", "resume", "load"}},
-		"held, another":    {held, pathB, []string{"suspend", "load", "resume", "message", "load", "suspend", "resume", "message", "load"}},
+		"held, another":    {held, pathB, []string{"message", "suspend", "load", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load"}},
 		"lost":             {lost, pathA, []string{"message"}},
-		"lost, another":    {lost, pathB, []string{"load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load"}},
-		"another":          {nothing, pathB, []string{"load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "message", "load"}},
+		"lost, another":    {lost, pathB, []string{"load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load"}},
+		"another":          {nothing, pathB, []string{"load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load"}},
 		"given up":         {func(f *fake) { giveUpNow(f) }, pathA, []string{"message", "message"}},
 		"given up, held":   {func(f *fake) { held(f); giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume", "load"}},
-		"grown":            {nothing, grown, []string{"load", "suspend", "resume", "load", "suspend", "resume", "message", "load"}},
+		"grown":            {nothing, grown, []string{"load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load"}},
 		"table suspended":  {func(f *fake) { suspendNow(f, table) }, pathA, []string{"load", "resume", "message"}},
 		"leg suspended":    {func(f *fake) { suspendNow(f, table+legSuffix) }, pathA, []string{"clear", "resume", "load"}},
 		"table loaded":     {loadTable, pathA, []string{"clear"}},
@@ -377,63 +379,57 @@ func TestHoldReadAhead(t *testing.T) {
 	}
 }
 
-// What fails its I/O is not held.
-func TestHoldGivenUp(t *testing.T) {
+// What does not queue, because a suspend was interrupted, is held all the same.
+func TestHoldNotQueueing(t *testing.T) {
 	t.Parallel()
 	f, g, _ := onA(t)
-	must(t, g.GiveUp(table))
+	must(t, f.Message(table, "fail_if_no_path"))
+	f.set(func() { f.dead[pathA.dev()] = true })
 	f.mend()
 	must(t, g.Hold(table))
-	wantChanges(t, f)
+	wantChanges(t, f, "message", "suspend", "resume", "message", "message")
+	if x := f.send(table); x.end != "" {
+		t.Errorf("I/O ended %q", x.end)
+	}
 }
 
-// A process that ends waits for the table that it is changing, lets nothing new
-// begin, and does not wait for ever.
-func TestClose(t *testing.T) {
+// A leg that somebody else has open is not suspended: that would wait for what is
+// read of a dead disk.
+func TestHoldOpenLeg(t *testing.T) {
 	t.Parallel()
-	f, g, o := onA(t)
-	under, goOn := make(chan struct{}), make(chan struct{})
-	f.before = func(op, name string) {
-		if op == "suspend" && name == table+legSuffix {
-			close(under)
-			<-goOn
+	f, g, _ := onA(t)
+	f.devices[table+legSuffix].OpenCount = 2
+	must(t, g.Hold(table))
+	wantChanges(t, f, "message")
+}
+
+// A suspend that a signal interrupts is tried again, and the table queues again
+// whatever comes of it.
+func TestInterruptedSuspend(t *testing.T) {
+	t.Parallel()
+	for _, times := range []int{1, suspendTries - 1, suspendTries} {
+		f, g, o := onA(t)
+		f.interrupt = times
+		err := g.Feed(table, grown, false, o.proof)
+		if all := times == suspendTries; errors.Is(err, unix.EINTR) != all || err != nil && !all {
+			t.Errorf("interrupted %d times: %v", times, err)
+		}
+		if !f.look(table).live.queues {
+			t.Errorf("interrupted %d times: the table does not queue", times)
 		}
 	}
-	fed := make(chan error, 1)
-	go func() { fed <- g.Feed(table, pathB, false, o.proof) }()
-	<-under
-	soon, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-	defer cancel()
-	g.Close(soon)
-	closed := make(chan struct{})
-	go func() { g.Close(t.Context()); close(closed) }()
-	if err := g.Feed(table, pathC, false, o.proof); !errors.Is(err, volume.ErrBusy) {
-		t.Errorf("feed: %v", err)
-	}
-	if _, err := g.Ensure(t.Context(), "holdfast-other", pathC, false, o.proof); !errors.Is(err, volume.ErrUnavailable) {
-		t.Errorf("ensure: %v", err)
-	}
-	select {
-	case <-closed:
-		t.Error("closed while a table is suspended")
-	default:
-	}
-	close(goOn)
-	must(t, <-fed)
-	<-closed
-	f.wantWell(t, table, pathB)
 }
 
-func TestStateNoTable(t *testing.T) {
+// What somebody reads of a leg that keeps it fails when the table is removed.
+func TestRemoveRead(t *testing.T) {
 	t.Parallel()
-	f := newFake()
-	g, _ := f.guards()
-	_, err := f.Create(table, "U")
-	must(t, err)
-	s, err := g.State(table)
-	if err != nil || s.HasTable || s.On(pathA) || s.On(Path{}) {
-		t.Errorf("got %+v, %v", s, err)
+	f, g, _ := onA(t)
+	must(t, g.Hold(table))
+	must(t, g.Remove(t.Context(), table))
+	if len(f.devices) != 0 {
+		t.Errorf("left: %v", f.devices)
 	}
+	wantChanges(t, f, "suspend", "resume", "message", "message", "remove", "suspend", "load", "resume", "remove", "remove")
 }
 
 func TestGiveUp(t *testing.T) {
@@ -534,7 +530,7 @@ func TestRemoveBusy(t *testing.T) {
 		}
 		start := time.Now()
 		must(t, g.Remove(t.Context(), table))
-		if len(f.devices) != 0 || len(f.calls) != 7 || time.Since(start) != 3*pollEvery {
+		if len(f.devices) != 0 || len(f.calls) != 8 || time.Since(start) != 3*pollEvery {
 			t.Errorf("%d devices after %s and %v", len(f.devices), dumpCalls(f), time.Since(start))
 		}
 	})

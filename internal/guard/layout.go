@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/holdfast-csi/holdfast/internal/dm"
 )
@@ -15,7 +16,16 @@ type layout struct {
 	queues bool
 	paths  []path
 	leg    leg
-	waits  bool // the kernel has a target for waitTable
+	wall   wall
+	waits  bool // the kernel has the targets of waitTable and wallTable
+}
+
+// wall is the device that what the leg has kept is sent to, to come back from.
+type wall struct {
+	dm.Device
+	there bool
+	disk  string // that it passes for, MAJOR:MINOR; "" if it has another table, or none
+	size  uint64 // of its table, in sectors
 }
 
 // leg is the device beside the disk below the table.
@@ -44,8 +54,22 @@ func (g *Guards) look(name string) (l layout, err error) {
 			return layout{}, err
 		}
 	}
-	l.leg, err = g.lookAtLeg(name+legSuffix, l.paths)
+	if l.wall, err = g.lookAtWall(name + wallSuffix); err != nil {
+		return layout{}, err
+	}
+	l.leg, err = g.lookAtLeg(name+legSuffix, l)
 	return l, err
+}
+
+func (g *Guards) lookAtWall(name string) (wall, error) {
+	d, t, err := g.dm.Table(name)
+	switch {
+	case errors.Is(err, dm.ErrNotFound):
+		return wall{}, nil
+	case err != nil:
+		return wall{}, err
+	}
+	return wall{Device: d, there: true, disk: parseFlakey(t), size: t.Sectors}, nil
 }
 
 func (g *Guards) lookAtTable(name string, status dm.Target, l *layout) (err error) {
@@ -63,7 +87,7 @@ func (g *Guards) lookAtTable(name string, status dm.Target, l *layout) (err erro
 	return err
 }
 
-func (g *Guards) lookAtLeg(name string, paths []path) (leg, error) {
+func (g *Guards) lookAtLeg(name string, l layout) (leg, error) {
 	d, t, err := g.dm.Table(name)
 	switch {
 	case errors.Is(err, dm.ErrNotFound):
@@ -77,12 +101,18 @@ func (g *Guards) lookAtLeg(name string, paths []path) (leg, error) {
 		if err != nil {
 			return leg{}, err
 		}
-		x.ready = loaded.Type == "delay" && loaded.Sectors == t.Sectors
+		wall, _, _ := strings.Cut(loaded.Text, " ")
+		x.ready = loaded.Type == "delay" && loaded.Sectors == t.Sectors && wall == l.wall.Number()
 	}
-	if i := slices.IndexFunc(paths, func(p path) bool { return p.dev == d.Number() }); i >= 0 {
-		x.path = paths[i]
+	if i := slices.IndexFunc(l.paths, func(p path) bool { return p.dev == d.Number() }); i >= 0 {
+		x.path = l.paths[i]
 	}
 	return x, nil
+}
+
+// stands says whether a wall is as it has to be for p.
+func (w wall) stands(p Path) bool {
+	return w.there && !w.Suspended && !w.HasNewTable && w.disk == p.dev() && w.size == p.sectors()
 }
 
 // serves says whether the table sends I/O there, and it goes on to a disk.

@@ -8,7 +8,7 @@ import (
 
 // List returns the names of all our tables, with their event numbers: the very
 // same map as before while the device mapper returns the same list. A table of
-// which only the leg is left is among them. It is not to be changed.
+// which only the rest is left is among them. It is not to be changed.
 func (g *Guards) List() (map[string]uint32, error) {
 	list, err := g.dm.List()
 	if err != nil {
@@ -26,10 +26,10 @@ func (g *Guards) List() (map[string]uint32, error) {
 func eventsOf(list []dm.Entry) map[string]uint32 {
 	out := map[string]uint32{}
 	for _, e := range list {
-		if !strings.HasPrefix(e.Name, namePrefix) || e.Name == nowhere {
+		if !strings.HasPrefix(e.Name, namePrefix) {
 			continue
 		}
-		if table, isLeg := tableOf(e.Name); !isLeg {
+		if table, belongs := tableOf(e.Name); !belongs {
 			out[table] = e.Events
 		} else if _, known := out[table]; !known {
 			out[table] = 0

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-csi/holdfast/internal/dm"
 )
 
@@ -19,6 +21,7 @@ type object string
 const (
 	onTable object = "the table"
 	onLeg   object = "the leg"
+	onWall  object = "the wall"
 	onDisk  object = "the disk"
 )
 
@@ -27,7 +30,7 @@ type verb string
 const (
 	create    verb = "create"
 	drop      verb = "drop what was loaded into"
-	load      verb = "load what leads to the disk into"
+	load      verb = "load what is over the disk into"
 	prepare   verb = "load what waits into"
 	spoil     verb = "load what fails into"
 	suspend   verb = "suspend"
@@ -53,8 +56,10 @@ func (l layout) plan(p Path) (steps []step) {
 	if l.top.HasNewTable {
 		steps = append(steps, step{drop, onTable}) // nobody knows what it was for
 	}
-	if l.over(p) && !l.top.Suspended {
+	if l.direct().dev == p.dev() && !l.top.Suspended {
 		steps = append(steps, l.turn()...)
+	} else if l.leg.active && l.leg.waits && !l.top.Suspended {
+		steps = append(steps, step{leave, onLeg}) // before what it keeps comes back
 	}
 	if l.leg.stuck(p) {
 		return steps
@@ -73,10 +78,28 @@ func (l layout) plan(p Path) (steps []step) {
 		}
 		steps = append(steps, step{resume, onTable}, step{leave, onLeg})
 	}
+	if l.waits {
+		steps = append(steps, l.build(p)...)
+	}
 	if l.waits && (!l.leg.ready || l.leg.Suspended || !l.leg.leads(p)) {
 		steps = append(steps, step{prepare, onLeg})
 	}
 	return steps
+}
+
+// build makes the wall one for p. There is never anything under way in it.
+func (l layout) build(p Path) (steps []step) {
+	if l.wall.stands(p) {
+		return nil
+	}
+	if !l.wall.there {
+		steps = append(steps, step{create, onWall})
+	}
+	steps = append(steps, step{load, onWall})
+	if l.wall.HasTable && !l.wall.Suspended {
+		steps = append(steps, step{suspend, onWall})
+	}
+	return append(steps, step{resume, onWall})
 }
 
 // turn has the table send its I/O to the disk and not through the leg, in this
@@ -131,23 +154,30 @@ func (l layout) lead(p Path) (steps []step) {
 }
 
 // planHold has what comes wait in the leg. What is under way elsewhere stays there
-// until it ends or fails. Nothing is done to a table that fails its I/O, or that
-// takes no messages.
+// until it ends or fails. Nothing is done to a table that takes no messages. One that
+// does not queue was left so by a suspend that was interrupted.
 func (l layout) planHold() (steps []step) {
-	if !l.top.HasTable || l.top.Suspended || !l.queues {
+	if !l.top.HasTable || l.top.Suspended {
 		return nil
 	}
-	x := l.leg
-	if x.dev == "" || x.busy > 0 && !x.waits && !x.Suspended {
-		// There is nothing to collect in: what comes waits in the table, at the price of
-		// a processor.
-		return l.leaveAll()
+	if !l.queues {
+		steps = append(steps, step{queueing, onTable})
 	}
-	steps = x.collect()
+	if !l.leg.canCollect() {
+		// What comes waits in the table, at the price of a processor.
+		return append(steps, l.leaveAll()...)
+	}
+	steps = append(steps, l.leg.collect()...)
 	if l.direct().active {
 		steps = append(steps, step{leave, onDisk})
 	}
 	return steps
+}
+
+// canCollect says whether a leg has nothing to wait for in a suspend, if it takes
+// one: no I/O of the table, and nobody else who has it open and may read it.
+func (x leg) canCollect() bool {
+	return x.dev != "" && (x.waits || x.Suspended || x.busy == 0 && x.OpenCount <= 1)
 }
 
 // collect has a leg keep what comes. A table that waits is resumed anew: one whose
@@ -236,20 +266,22 @@ func (g *Guards) carryOut(c change, steps []step) error {
 
 func (g *Guards) take(c *change, s step) error {
 	name := c.name
-	if s.on == onLeg {
+	switch s.on {
+	case onLeg:
 		name += legSuffix
+	case onWall:
+		name += wallSuffix
+	case onTable, onDisk:
 	}
 	switch s.do {
 	case create:
-		d, err := g.dm.Create(name, uuidOf(name))
-		c.layout.leg.Device = d
-		return err
+		return g.create(c, s.on, name)
 	case drop:
 		return g.dm.Clear(name)
 	case load:
 		return g.load(c, s.on, name)
 	case prepare:
-		return g.prepare(c, name)
+		return g.dm.Load(name, waitTable(c.layout.wall.Number(), c.path.sectors(), c.readOnly))
 	case spoil:
 		return g.dm.Load(name, errorTable(c.layout.size, c.layout.leg.ReadOnly))
 	case suspend:
@@ -262,11 +294,26 @@ func (g *Guards) take(c *change, s step) error {
 	}
 }
 
-// load loads what leads to the disk: directly, with the leg beside it, or the leg.
+func (g *Guards) create(c *change, on object, name string) error {
+	d, err := g.dm.Create(name, uuidOf(name))
+	if on == onWall {
+		c.layout.wall.Device = d
+	} else {
+		c.layout.leg.Device = d
+	}
+	return err
+}
+
+// load loads what leads to the disk: directly, with the leg beside it, or the leg;
+// or the wall that passes for it.
 func (g *Guards) load(c *change, on object, name string) error {
 	t := linearTable(c.path, c.readOnly)
-	if on == onTable {
+	switch on {
+	case onTable:
 		t = multipathTable(c.path.dev(), c.layout.leg.Number(), c.path.sectors(), c.readOnly)
+	case onWall:
+		t = wallTable(c.path, c.readOnly)
+	case onLeg, onDisk:
 	}
 	if err := g.dm.Load(name, t); err != nil {
 		return err
@@ -287,13 +334,25 @@ func (g *Guards) proven(c *change, name string) error {
 	return nil
 }
 
-// suspend may have waited for long: what was proven before is proven again.
-func (g *Guards) suspend(c *change, name string) error {
-	if err := g.dm.Suspend(name); err != nil {
-		return err
+// suspend may have waited for long: what was proven before is proven again. Any
+// signal interrupts it, of which the runtime and programs that end send some.
+func (g *Guards) suspend(c *change, name string) (err error) {
+	for range suspendTries {
+		if err = g.dm.Suspend(name); err == nil {
+			return g.proven(c, name)
+		}
+		if name == c.name && c.layout.queues { // which an interrupted suspend has ended
+			err = errors.Join(err, g.dm.Message(name, c.message(step{queueing, onTable})))
+		}
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
 	}
-	return g.proven(c, name)
+	return err
 }
+
+// suspendTries is how often a suspend may be interrupted.
+const suspendTries = 5
 
 func (c *change) message(s step) string {
 	dev := c.layout.direct().dev

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+
+	"github.com/holdfast-csi/holdfast/internal/dm"
 )
 
 // From all kinds of layouts a plan leads to what is well, and is short;
@@ -30,6 +32,7 @@ func eachLayout(do func(layout)) {
 			bit := func(n int) bool { return i>>n&1 == 1 }
 			l := layout{leg: x, size: pathA.sectors(), queues: bit(0), waits: bit(5)}
 			l.top.Suspended, l.top.HasNewTable, l.top.HasTable = bit(1), bit(2), bit(3)
+			l.wall = walls[i%len(walls)]
 			if bit(4) {
 				l.size = 1
 			}
@@ -52,6 +55,12 @@ func eachLayout(do func(layout)) {
 			do(l)
 		}
 	}
+}
+
+var walls = []wall{
+	{}, {there: true}, {there: true, Device: dm.Device{HasTable: true}, disk: pathA.dev(), size: pathA.sectors()},
+	{there: true, Device: dm.Device{HasTable: true, Suspended: true}, disk: pathB.dev(), size: 1},
+	{there: true, Device: dm.Device{HasTable: true, HasNewTable: true}, disk: pathA.dev(), size: pathA.sectors()},
 }
 
 func eachLeg() []leg {
@@ -78,7 +87,7 @@ func eachLeg() []leg {
 
 // sensible plays steps as far as what is loaded and suspended goes.
 func sensible(l layout, steps []step) error {
-	suspended := map[object]bool{onTable: l.top.Suspended, onLeg: l.leg.Suspended}
+	suspended := map[object]bool{onTable: l.top.Suspended, onLeg: l.leg.Suspended, onWall: l.wall.Suspended}
 	loaded := map[object]bool{}
 	for _, s := range steps {
 		switch s.do {
@@ -100,7 +109,7 @@ func sensible(l layout, steps []step) error {
 		case create, prepare:
 		}
 	}
-	if loaded[onTable] || loaded[onLeg] {
+	if loaded[onTable] || loaded[onLeg] || loaded[onWall] {
 		return errors.New("something loaded is not put to use")
 	}
 	return nil

@@ -36,20 +36,21 @@ func Name(volumeID string, generation uint64) string {
 	return fmt.Sprintf("%s%s-%s-g%d", namePrefix, label, hex.EncodeToString(sum[:8]), generation)
 }
 
-// legSuffix ends the name of the leg of a table. The name of a table ends with a
-// digit.
-const legSuffix = "-leg"
+// legSuffix and wallSuffix end the names of the two devices that belong to a table.
+// The name of a table ends with a digit.
+const (
+	legSuffix  = "-leg"
+	wallSuffix = "-wall"
+)
 
-// nowhere is a device that fails whatever comes, one for all tables: what a leg
-// collects is sent there to come back to the table.
-const nowhere = namePrefix + "nowhere"
-
-// nowhereSectors is more than any volume has: 4 PiB.
-const nowhereSectors = 1 << 43
-
-// tableOf returns the name of the table that a device belongs to, and whether the
-// device is a leg of it.
-func tableOf(name string) (table string, isLeg bool) { return strings.CutSuffix(name, legSuffix) }
+// tableOf returns the name of the table that a device belongs to, and whether it is
+// another than that itself.
+func tableOf(name string) (table string, belongs bool) {
+	if table, belongs = strings.CutSuffix(name, legSuffix); belongs {
+		return table, true
+	}
+	return strings.CutSuffix(name, wallSuffix)
+}
 
 // uuidOf returns the UUID of one of our devices.
 func uuidOf(name string) string { return Prefix + strings.TrimPrefix(name, namePrefix) }
@@ -86,13 +87,21 @@ func linearTable(p Path, readOnly bool) dm.Table {
 	return dm.Table{Sectors: p.sectors(), Target: "linear", ReadOnly: readOnly, Params: p.dev() + " 0"}
 }
 
-// waitTable keeps whatever comes until it is suspended: then all of it goes to dev
-// (dm-delay.c, delay_presuspend). The delay is in milliseconds and the largest that
+// waitTable keeps whatever comes until it is suspended: then all of it goes to the
+// wall (dm-delay.c, delay_presuspend). The delay is in milliseconds and the largest that
 // there is. A suspended device would keep it too, but for read-ahead, which it
 // fails (dm.c, dm_submit_bio): to the table above a failed path, and most reads of a
 // file are read-ahead.
-func waitTable(dev string, sectors uint64, readOnly bool) dm.Table {
-	return dm.Table{Sectors: sectors, Target: "delay", ReadOnly: readOnly, Params: fmt.Sprintf("%s 0 %d", dev, uint32(math.MaxUint32))}
+func waitTable(wall string, sectors uint64, readOnly bool) dm.Table {
+	return dm.Table{Sectors: sectors, Target: "delay", ReadOnly: readOnly, Params: fmt.Sprintf("%s 0 %d", wall, uint32(math.MaxUint32))}
+}
+
+// wallTable fails whatever comes, and passes for a disk like that of p: what it can
+// do (flush, force unit access, discard) is what the kernel lets through to the leg
+// that waits above it, and a flush that is not let through is taken for done. It is
+// up for 0 seconds and down for 1, and so on.
+func wallTable(p Path, readOnly bool) dm.Table {
+	return dm.Table{Sectors: p.sectors(), Target: "flakey", ReadOnly: readOnly, Params: p.dev() + " 0 0 1"}
 }
 
 // errorTable fails whatever comes.
@@ -200,6 +209,15 @@ func parseTable(text string) (queues bool, err error) {
 func parseLinear(t dm.Target) string {
 	dev, offset, _ := strings.Cut(t.Text, " ")
 	if t.Type != "linear" || offset != "0" || !isDev(dev) {
+		return ""
+	}
+	return dev
+}
+
+// parseFlakey returns the disk that a wall passes for: "" if it is none.
+func parseFlakey(t dm.Target) string {
+	dev, rest, _ := strings.Cut(t.Text, " ")
+	if t.Type != "flakey" || !strings.HasPrefix(rest, "0 0 1") || !isDev(dev) {
 		return ""
 	}
 	return dev

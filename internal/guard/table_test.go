@@ -172,12 +172,13 @@ func checkName(t *testing.T, id string, generation uint64) {
 	if table, isLeg := tableOf(name); isLeg || table != name {
 		t.Errorf("%q: name %q is one of a leg", id, name)
 	}
-	leg := name + legSuffix
-	if table, isLeg := tableOf(leg); !isLeg || table != name {
-		t.Errorf("%q: leg %q is of %q", id, leg, table)
-	}
-	if uuid := uuidOf(leg); len(leg) >= unix.DM_NAME_LEN || len(uuid) >= unix.DM_UUID_LEN {
-		t.Errorf("%q: leg %q, UUID %q", id, leg, uuid)
+	for _, other := range []string{name + legSuffix, name + wallSuffix} {
+		if table, belongs := tableOf(other); !belongs || table != name {
+			t.Errorf("%q: %q is of %q", id, other, table)
+		}
+		if uuid := uuidOf(other); len(other) >= unix.DM_NAME_LEN || len(uuid) >= unix.DM_UUID_LEN {
+			t.Errorf("%q: %q, UUID %q", id, other, uuid)
+		}
 	}
 	if Name(id, generation) != name || Name(id, generation+1) == name || Name(id+"x", generation) == name {
 		t.Errorf("%q: name %q is not that of this volume and generation alone", id, name)

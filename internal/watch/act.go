@@ -271,7 +271,7 @@ var errOrphan = errors.New("it is in use, and no record knows it")
 func (w *Watch) removeStray(ctx context.Context, name string) error {
 	s, err := w.Guards.State(name)
 	switch {
-	case err != nil && !errors.Is(err, dm.ErrNotFound): // its legs may be left
+	case err != nil && !errors.Is(err, dm.ErrNotFound): // what belongs to it may be left
 		return err
 	case s.OpenCount > 0 && s.Queues:
 		return errOrphan

@@ -154,7 +154,7 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 // hold paces the holds of a volume: the loop looks again as soon as one has
 // ended, and one that fails, or finds another call at the table, ends at once.
 func (m *volumeMemory) hold(now time.Time, t table, v Volume) []order {
-	if !t.HasTable || t.Suspended || !t.Queues || t.Holds && !t.Active || now.Before(m.holdAt) {
+	if !t.HasTable || t.Suspended || !t.Queues && v.Finite || t.Queues && t.Holds && !t.Active || now.Before(m.holdAt) {
 		return nil
 	}
 	m.holdAt = now.Add(holdAgain)

@@ -164,7 +164,8 @@ func TestLook(t *testing.T) {
 		"resetting":                       {stateOfAll("resetting"), Waiting, []string{"hold"}},
 		"deleting":                        {stateOfAll("deleting (no IO)"), Waiting, []string{"hold"}},
 		"connecting, held":                {both(connecting, held), Waiting, nil},
-		"connecting, given up":            {both(connecting, ofTable(func(t *table) { t.Queues = false })), Waiting, nil},
+		"connecting, does not queue":      {both(connecting, ofTable(func(t *table) { t.Active, t.Queues = false, false })), Waiting, []string{"hold"}},
+		"connecting, it goes down":        {both(connecting, ofTable(func(t *table) { t.Queues = false }), func(_ *facts, v *Volume) { v.Finite = true }), Waiting, nil},
 		"connecting, not looked":          {both(connecting, notLooked), Waiting, []string{"hold"}},
 		"given up by the kernel":          {noController, Waiting, []string{"hold"}},
 		"given up by the kernel, held":    {both(noController, held), Waiting, nil},
@@ -491,7 +492,6 @@ func TestHoldNothing(t *testing.T) {
 	for name, change := range map[string]func(t *table){
 		"held":      func(t *table) { t.Active, t.Holds = false, true },
 		"suspended": func(t *table) { t.Suspended = true },
-		"given up":  func(t *table) { t.Active, t.Queues = false, false },
 		"not seen":  func(t *table) { *t = table{unseen: true} },
 		"absent":    func(t *table) { *t = table{absent: true} },
 		"empty":     func(t *table) { *t = table{} },

@@ -698,12 +698,12 @@ func TestTableNotWellIsLookedAt(t *testing.T) {
 	inBubble(t, 1, func(r run) {
 		r.do(func() {
 			r.setState(0, "connecting")
-			r.tables[tableOf(0)].Queues = false
+			r.tables[tableOf(0)].Suspended = true
 			r.tables[tableOf(0)].events++
 		})
 		r.pass(2 * Every)
 		r.expect(0, Waiting)
-		r.do(func() { r.setState(0, "live"); r.tables[tableOf(0)].Queues = true })
+		r.do(func() { r.setState(0, "live"); r.tables[tableOf(0)].Suspended = false })
 		r.pass(2 * Every)
 		r.expect(0, Serving)
 		r.expectCalls("feed", 0)

@@ -303,8 +303,8 @@ func (w *world) change(name string, err error, change func(*fakeTable)) error {
 
 func (w *world) Hold(name string) error {
 	return w.change(name, w.called("hold", name), func(t *fakeTable) {
-		if t.Queues && !t.Suspended {
-			t.Active, t.Holds, t.events = false, true, t.events+1
+		if !t.Suspended {
+			t.Active, t.Holds, t.Queues, t.events = false, true, true, t.events+1
 		}
 	})
 }

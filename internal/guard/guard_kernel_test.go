@@ -335,6 +335,55 @@ func TestKernelHoldWithoutDelay(t *testing.T) {
 	}
 }
 
+// TestKernelFlushWaits: the kernel takes a flush to a device without a write cache
+// for done, and takes the mark off a write that must not stay in one. So a leg that
+// waits has what the disk has.
+func TestKernelFlushWaits(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	p, other := loop(t, file), loop(t, file)
+	d := b.ensure(p)
+	cache := func(disk string) string {
+		value, err := os.ReadFile("/sys/block/" + disk + "/queue/write_cache")
+		b.must(err)
+		return strings.TrimSpace(string(value))
+	}
+	if got := cache(p.Disk); got != "write back" {
+		t.Fatalf("the disk has no write cache, so this shows nothing: %q", got)
+	}
+	for _, next := range []Path{p, other} {
+		b.must(b.g.Hold(b.name))
+		l, err := b.g.look(b.name)
+		b.must(err)
+		if got := cache(l.leg.Disk()); got != "write back" || !l.leg.waits {
+			t.Errorf("the leg that waits: %q, %+v", got, l.leg)
+		}
+		done := make(chan error, 1)
+		go func() { done <- flush(d.Node) }()
+		b.waits("flush", done)
+		b.feed(next)
+		b.must(b.ends("flush", done))
+		b.healthy(next)
+	}
+	b.must(b.g.Hold(b.name))
+	done := make(chan error, 1)
+	go func() { done <- flush(d.Node) }()
+	b.waits("flush", done)
+	b.must(b.g.GiveUp(b.name))
+	if err := b.ends("flush", done); !errors.Is(err, unix.EIO) {
+		t.Errorf("given up: %v", err)
+	}
+}
+
+// flush sends a flush and nothing else.
+func flush(node string) error {
+	f, err := os.OpenFile(node, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
 // failPaths is what errors of the disk do.
 func (b *bench) failPaths() {
 	b.t.Helper()

@@ -72,10 +72,11 @@ func (p Path) sectors() uint64 { return uint64(p.SizeBytes / sectorSize) }
 // multipathTable is one path in each of two groups: I/O goes to the first as long
 // as that works. That is the disk itself: what a multipath target sends is marked
 // as not to be retried below, and a device in between would lose the mark of a
-// flush, which native multipath then takes for done when its path is lost. queue_mode bio lets bios through one by one, without requests of
-// its own; it has to be the table's mode from the start
-// (Documentation/admin-guide/device-mapper, dm-mpath.c). Of the selectors
-// queue-length is the one that says how much I/O is under way below.
+// flush, which native multipath then takes for done when its path is lost.
+// queue_mode bio lets bios through one by one, without requests of its own; it has
+// to be the table's mode from the start (Documentation/admin-guide/device-mapper,
+// dm-mpath.c). Of the selectors queue-length is the one that says how much I/O is
+// under way below.
 func multipathTable(first, second string, sectors uint64, readOnly bool) dm.Table {
 	return dm.Table{
 		Sectors: sectors, Target: "multipath", ReadOnly: readOnly,
@@ -88,10 +89,11 @@ func linearTable(p Path, readOnly bool) dm.Table {
 }
 
 // waitTable keeps whatever comes until it is suspended: then all of it goes to the
-// wall (dm-delay.c, delay_presuspend). The delay is in milliseconds and the largest that
-// there is. A suspended device would keep it too, but for read-ahead, which it
-// fails (dm.c, dm_submit_bio): to the table above a failed path, and most reads of a
-// file are read-ahead.
+// wall (dm-delay.c, delay_presuspend). The delay is in milliseconds; what would be
+// negative as an int is endless to the kernel (msecs_to_jiffies). A suspended device
+// would keep what comes too, but for read-ahead, which it fails (dm.c,
+// dm_submit_bio): to the table above a failed path, and most reads of a file are
+// read-ahead.
 func waitTable(wall string, sectors uint64, readOnly bool) dm.Table {
 	return dm.Table{Sectors: sectors, Target: "delay", ReadOnly: readOnly, Params: fmt.Sprintf("%s 0 %d", wall, uint32(math.MaxUint32))}
 }

@@ -50,17 +50,7 @@ func (s step) String() string { return string(s.do) + " " + string(s.on) }
 // unless that is on p itself: it is left as it is, and a plan for it comes of a
 // later look.
 func (l layout) plan(p Path) (steps []step) {
-	if !l.leg.there {
-		steps = append(steps, step{create, onLeg})
-	}
-	if l.top.HasNewTable {
-		steps = append(steps, step{drop, onTable}) // nobody knows what it was for
-	}
-	if l.direct().dev == p.dev() && !l.top.Suspended {
-		steps = append(steps, l.turn()...)
-	} else if l.leg.active && l.leg.waits && !l.top.Suspended {
-		steps = append(steps, step{leave, onLeg}) // before what it keeps comes back
-	}
+	steps = l.begin(p)
 	if l.leg.stuck(p) {
 		return steps
 	}
@@ -71,20 +61,45 @@ func (l layout) plan(p Path) (steps []step) {
 	if d := l.direct(); d.busy > 0 && d.dev != p.dev() && !l.top.Suspended {
 		return steps
 	}
-	if !l.over(p) || l.size != p.sectors() || l.top.Suspended {
-		steps = append(steps, step{load, onTable})
-		if l.top.HasTable && !l.top.Suspended {
-			steps = append(steps, step{suspend, onTable})
-		}
-		steps = append(steps, step{resume, onTable}, step{leave, onLeg})
+	steps = append(steps, l.replace(p)...)
+	if !l.waits {
+		return steps
 	}
-	if l.waits {
-		steps = append(steps, l.build(p)...)
-	}
-	if l.waits && (!l.leg.ready || l.leg.Suspended || !l.leg.leads(p)) {
+	steps = append(steps, l.build(p)...)
+	if !l.leg.ready || l.leg.Suspended || !l.leg.leads(p) {
 		steps = append(steps, step{prepare, onLeg})
 	}
 	return steps
+}
+
+// begin is what waits for nothing.
+func (l layout) begin(p Path) (steps []step) {
+	if !l.leg.there {
+		steps = append(steps, step{create, onLeg})
+	}
+	if l.top.HasNewTable {
+		steps = append(steps, step{drop, onTable}) // nobody knows what it was for
+	}
+	switch {
+	case l.top.Suspended: // which takes no messages (EBUSY)
+	case l.direct().dev == p.dev():
+		steps = append(steps, l.turn()...)
+	case l.leg.active && l.leg.waits:
+		steps = append(steps, step{leave, onLeg}) // before what it keeps comes back
+	}
+	return steps
+}
+
+// replace gives the table the disk itself, and its size.
+func (l layout) replace(p Path) (steps []step) {
+	if l.over(p) && l.size == p.sectors() && !l.top.Suspended {
+		return nil
+	}
+	steps = append(steps, step{load, onTable})
+	if l.top.HasTable && !l.top.Suspended {
+		steps = append(steps, step{suspend, onTable})
+	}
+	return append(steps, step{resume, onTable}, step{leave, onLeg})
 }
 
 // build makes the wall one for p. There is never anything under way in it.

@@ -55,12 +55,16 @@ func (s *Service) export(ctx context.Context, p *exportedPool, session store.Ses
 // from the session: one that has no I/O stuck takes the kernel some milliseconds.
 const settleTime = 500 * time.Millisecond
 
-// settled waits for withdrawals from a subsystem, and says whether they are done:
-// until then the kernel lets nobody look into it.
-func (s *Service) settled(ctx context.Context, nqn string) bool {
+// settled waits for withdrawals from subsystems, and says whether they are done:
+// until then the kernel lets nobody look into them.
+func (s *Service) settled(ctx context.Context, nqns ...string) bool {
 	ctx, cancel := context.WithTimeout(ctx, settleTime)
 	defer cancel()
-	return s.withdrawer.Await(ctx, nqn)
+	all := true
+	for _, nqn := range nqns {
+		all = s.withdrawer.Await(ctx, nqn) && all
+	}
+	return all
 }
 
 // wholeSession notices a session whose subsystem is gone while others of its

@@ -78,16 +78,15 @@ func (s *Service) Publish(ctx context.Context, req volume.PublishRequest) (volum
 // settle waits for what is just being withdrawn from the sessions that may take one
 // more, or each publish beside an unpublish would begin a session of its own.
 func (s *Service) settle(ctx context.Context, req volume.PublishRequest, pool string) error {
-	var sessions []store.Session
-	err := s.db.View(func(tx *store.Tx) (err error) {
-		sessions, err = tx.SessionsOf(req.Node, pool, req.Profile)
+	var nqns []string
+	err := s.db.View(func(tx *store.Tx) error {
+		sessions, err := tx.SessionsOf(req.Node, pool, req.Profile)
+		for _, c := range sessions {
+			nqns = append(nqns, c.NQN)
+		}
 		return err
 	})
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
-	defer cancel()
-	for _, c := range sessions {
-		s.withdrawer.Await(ctx, c.NQN)
-	}
+	s.settled(ctx, nqns...) // what is not is passed over
 	return err
 }
 

@@ -54,8 +54,12 @@ func lockMemory() error {
 // beFlusher sets PR_SET_IO_FLUSHER (Linux 5.6) on every thread; those made later
 // inherit it.
 func beFlusher() error {
-	_, _, errno := syscall.AllThreadsSyscall6(syscall.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0, 0, 0, 0)
-	if errno != 0 {
+	return onAllThreads(syscall.SYS_PRCTL, unix.PR_SET_IO_FLUSHER, 1, 0)
+}
+
+// onAllThreads makes a system call on each thread; what it leaves out is zero.
+func onAllThreads(trap, a, b, c uintptr) error {
+	if _, _, errno := syscall.AllThreadsSyscall6(trap, a, b, c, 0, 0, 0); errno != 0 {
 		return errno
 	}
 	return nil
@@ -65,11 +69,7 @@ func beFlusher() error {
 // that are run do not keep it: see internal/command.
 func beFirst() error {
 	nice := niceness
-	_, _, errno := syscall.AllThreadsSyscall(syscall.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uintptr(nice))
-	if errno != 0 {
-		return errno
-	}
-	return nil
+	return onAllThreads(syscall.SYS_SETPRIORITY, unix.PRIO_PROCESS, 0, uintptr(nice))
 }
 
 // shed gives the garbage of the start back, and the pages of the program that

@@ -272,8 +272,8 @@ func (g *Guards) end(name string, now bool) error {
 // person may be looking at it.
 const pollEvery = 20 * time.Millisecond
 
-// Remove removes a table and what belongs to it once nothing has it open, waiting for that as
-// long as ctx lives (volume.ErrPending). No table is no error.
+// Remove removes a table and what belongs to it once nothing has it open, waiting
+// for that as long as ctx lives (volume.ErrPending). No table is no error.
 func (g *Guards) Remove(ctx context.Context, name string) error {
 	unlock, err := g.lock(ctx, name)
 	if err != nil {
@@ -283,7 +283,7 @@ func (g *Guards) Remove(ctx context.Context, name string) error {
 	if err := g.remove(ctx, name); err != nil {
 		return err
 	}
-	if err := g.release(name + legSuffix); err != nil {
+	if err := g.release(name); err != nil {
 		return err
 	}
 	if err := g.remove(ctx, name+legSuffix); err != nil {
@@ -292,19 +292,14 @@ func (g *Guards) Remove(ctx context.Context, name string) error {
 	return g.remove(ctx, name+wallSuffix)
 }
 
-// release fails what somebody reads of a leg that keeps it, and that has no table
-// any more: or it would be in use for ever.
+// release fails what somebody reads of a leg that keeps it, and whose table is gone:
+// or it would be in use for ever.
 func (g *Guards) release(name string) error {
-	x, err := g.lookAtLeg(name, layout{})
-	if err != nil || !x.waits && !x.Suspended || !x.HasTable {
+	x, err := g.lookAtLeg(name+legSuffix, layout{})
+	if err != nil || !x.HasTable {
 		return err
 	}
-	if !x.Suspended {
-		err = g.dm.Suspend(name)
-	}
-	err = errors.Join(err, g.dm.Load(name, errorTable(x.size, x.ReadOnly)))
-	_, resumed := g.dm.Resume(name, dm.NoScan)
-	return errors.Join(err, resumed)
+	return g.carryOut(change{name: name, layout: layout{leg: x, size: x.size}}, x.spill())
 }
 
 func (g *Guards) remove(ctx context.Context, device string) error {

@@ -191,8 +191,13 @@ func (b *bench) healthy(p Path) {
 
 // write writes one block past the page cache, in a goroutine of its own.
 func (b *bench) write(d Device, block int64, fill byte) <-chan error {
+	return begin(func() error { return writeBlock(d.Node, block, fill) })
+}
+
+// begin does something that may have to wait.
+func begin(do func() error) <-chan error {
 	done := make(chan error, 1)
-	go func() { done <- writeBlock(d.Node, block, fill) }()
+	go func() { done <- do() }()
 	return done
 }
 
@@ -228,6 +233,15 @@ func (b *bench) ends(what string, done <-chan error) error {
 	case <-time.After(10 * time.Second):
 		b.t.Fatalf("%s does not end; %+v", what, b.state())
 		return nil
+	}
+}
+
+// givenUp gives the table up, upon which what waits has to fail.
+func (b *bench) givenUp(what string, done <-chan error) {
+	b.t.Helper()
+	b.must(b.g.GiveUp(b.name))
+	if err := b.ends(what, done); !errors.Is(err, unix.EIO) {
+		b.t.Fatalf("%s given up: %v", what, err)
 	}
 }
 
@@ -286,25 +300,19 @@ func TestKernelHoldIsIdle(t *testing.T) {
 	b.must(b.g.Hold(b.name))
 	w = b.write(d, 3, 'd')
 	b.waits("write", w)
-	b.must(b.g.GiveUp(b.name))
-	if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
-		t.Errorf("given up: %v", err)
-	}
+	b.givenUp("write", w)
 }
 
 // readFile reads through the page cache, and so with read-ahead.
 func (b *bench) readFile(d Device) <-chan error {
-	done := make(chan error, 1)
-	go func() {
+	return begin(func() error {
 		f, err := os.Open(d.Node)
 		if err != nil {
-			done <- err
-			return
+			return err
 		}
 		_, err = io.ReadFull(f, make([]byte, 64<<10))
-		done <- errors.Join(err, f.Close())
-	}()
-	return done
+		return errors.Join(err, f.Close())
+	})
 }
 
 // TestKernelHoldWithoutDelay: where the kernel has no target that lets I/O wait, a
@@ -329,10 +337,7 @@ func TestKernelHoldWithoutDelay(t *testing.T) {
 	b.must(b.g.Hold(b.name))
 	w = b.write(d, 2, 'c')
 	b.waits("write", w)
-	b.must(b.g.GiveUp(b.name))
-	if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
-		t.Errorf("given up: %v", err)
-	}
+	b.givenUp("write", w)
 }
 
 // TestKernelFlushWaits: the kernel takes a flush to a device without a write cache
@@ -358,21 +363,16 @@ func TestKernelFlushWaits(t *testing.T) {
 		if got := cache(l.leg.Disk()); got != "write back" || !l.leg.waits {
 			t.Errorf("the leg that waits: %q, %+v", got, l.leg)
 		}
-		done := make(chan error, 1)
-		go func() { done <- flush(d.Node) }()
+		done := begin(func() error { return flush(d.Node) })
 		b.waits("flush", done)
 		b.feed(next)
 		b.must(b.ends("flush", done))
 		b.healthy(next)
 	}
 	b.must(b.g.Hold(b.name))
-	done := make(chan error, 1)
-	go func() { done <- flush(d.Node) }()
+	done := begin(func() error { return flush(d.Node) })
 	b.waits("flush", done)
-	b.must(b.g.GiveUp(b.name))
-	if err := b.ends("flush", done); !errors.Is(err, unix.EIO) {
-		t.Errorf("given up: %v", err)
-	}
+	b.givenUp("flush", done)
 }
 
 // flush sends a flush and nothing else.
@@ -586,8 +586,7 @@ func TestKernelFilesystem(t *testing.T) {
 		}
 	}()
 	b.must(b.g.Hold(b.name))
-	done := make(chan error, 1)
-	go func() { done <- writeSynced(filepath.Join(dir, "x")) }()
+	done := begin(func() error { return writeSynced(filepath.Join(dir, "x")) })
 	b.waits("fsync", done)
 	b.feed(fresh)
 	b.must(b.ends("fsync", done))
@@ -620,10 +619,7 @@ func TestKernelGiveUp(t *testing.T) {
 	if err := b.g.Remove(ctx, b.name); !errors.Is(err, volume.ErrPending) {
 		t.Fatalf("remove while open: %v", err)
 	}
-	b.must(b.g.GiveUp(b.name))
-	if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
-		t.Fatalf("write after giving up: %v", err)
-	}
+	b.givenUp("write", w)
 	if s := b.state(); s.Queues || s.Active || s.Suspended {
 		t.Errorf("given up: %+v", s)
 	}
@@ -883,9 +879,9 @@ func TestKernelEnsureHeals(t *testing.T) {
 // earlier gives the table one path, to the disk itself: as it was once.
 func (b *bench) earlier(p Path) {
 	b.t.Helper()
-	t := multipathTable("", "", p.sectors(), false)
-	t.Params = "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + p.dev() + " 1"
-	b.must(b.c.Load(b.name, t))
+	b.must(b.c.Load(b.name, dm.Table{
+		Sectors: p.sectors(), Target: "multipath", Params: "3 queue_if_no_path queue_mode bio 0 1 1 queue-length 0 1 1 " + p.dev() + " 1",
+	}))
 	_, err := b.c.Resume(b.name, dm.NoScan)
 	b.must(err)
 }
@@ -903,10 +899,7 @@ func TestKernelGiveUpAfterKill(t *testing.T) {
 			b.must(kill(b, stranger))
 			w := b.write(d, 5, 'k')
 			b.waits("write", w)
-			b.must(b.g.GiveUp(b.name))
-			if err := b.ends("write", w); !errors.Is(err, unix.EIO) {
-				t.Errorf("write: %v", err)
-			}
+			b.givenUp("write", w)
 			if s := b.state(); s.Queues || s.Suspended || s.Active || s.Holds {
 				t.Errorf("given up: %+v", s)
 			}

@@ -33,10 +33,12 @@ var (
 // onA is a fake with a table that is well on path A.
 func onA(t *testing.T) (*fake, *Guards, *opener) {
 	t.Helper()
-	return onAOf(t, newFake())
+	f := newFake()
+	g, o := onAOf(t, f)
+	return f, g, o
 }
 
-func onAOf(t *testing.T, f *fake) (*fake, *Guards, *opener) {
+func onAOf(t *testing.T, f *fake) (*Guards, *opener) {
 	t.Helper()
 	g, o := f.guards()
 	if _, err := g.Ensure(t.Context(), table, pathA, false, o.proof); err != nil {
@@ -44,7 +46,7 @@ func onAOf(t *testing.T, f *fake) (*fake, *Guards, *opener) {
 	}
 	f.wantWell(t, table, pathA)
 	f.mend() // forgets the calls
-	return f, g, o
+	return g, o
 }
 
 func must(t *testing.T, err error) {
@@ -361,7 +363,9 @@ func TestLeftBusy(t *testing.T) {
 func TestHoldReadAhead(t *testing.T) {
 	t.Parallel()
 	for _, noDelay := range []bool{false, true} {
-		f, g, o := onAOf(t, &fake{devices: map[string]*fakeDevice{}, dead: map[string]bool{}, silent: map[string]bool{}, noDelay: noDelay})
+		f := newFake()
+		f.noDelay = noDelay
+		g, o := onAOf(t, f)
 		lose(f, pathA)
 		must(t, g.Hold(table))
 		x := f.readAhead(table)

@@ -62,7 +62,8 @@ func TestKernelKilled(t *testing.T) {
 
 // TestKernelKilledInSuspend: why the table is not suspended while it may be without
 // a path. What waits in the suspend of a multipath target is interrupted by a
-// signal, and from then on the target fails its I/O; that of a linear leg undoes itself.
+// signal, and from then on the target fails its I/O; that of a linear leg undoes
+// itself.
 func TestKernelKilledInSuspend(t *testing.T) {
 	if device := os.Getenv(killedTable); device != "" {
 		suspendAll(t, device)

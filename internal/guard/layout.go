@@ -62,14 +62,20 @@ func (g *Guards) look(name string) (l layout, err error) {
 }
 
 func (g *Guards) lookAtWall(name string) (wall, error) {
-	d, t, err := g.dm.Table(name)
-	switch {
-	case errors.Is(err, dm.ErrNotFound):
-		return wall{}, nil
-	case err != nil:
+	d, t, there, err := g.beside(name)
+	if err != nil || !there {
 		return wall{}, err
 	}
 	return wall{Device: d, there: true, disk: parseFlakey(t), size: t.Sectors}, nil
+}
+
+// beside reads a device that need not be there.
+func (g *Guards) beside(name string) (d dm.Device, t dm.Target, there bool, err error) {
+	d, t, err = g.dm.Table(name)
+	if errors.Is(err, dm.ErrNotFound) {
+		return dm.Device{}, dm.Target{}, false, nil
+	}
+	return d, t, err == nil, err
 }
 
 func (g *Guards) lookAtTable(name string, status dm.Target, l *layout) (err error) {
@@ -88,11 +94,8 @@ func (g *Guards) lookAtTable(name string, status dm.Target, l *layout) (err erro
 }
 
 func (g *Guards) lookAtLeg(name string, l layout) (leg, error) {
-	d, t, err := g.dm.Table(name)
-	switch {
-	case errors.Is(err, dm.ErrNotFound):
-		return leg{}, nil
-	case err != nil:
+	d, t, there, err := g.beside(name)
+	if err != nil || !there {
 		return leg{}, err
 	}
 	x := leg{Device: d, there: true, disk: parseLinear(t), waits: t.Type == "delay", size: t.Sectors}

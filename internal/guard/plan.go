@@ -95,11 +95,16 @@ func (l layout) replace(p Path) (steps []step) {
 	if l.over(p) && l.size == p.sectors() && !l.top.Suspended {
 		return nil
 	}
-	steps = append(steps, step{load, onTable})
-	if l.top.HasTable && !l.top.Suspended {
-		steps = append(steps, step{suspend, onTable})
+	return append(reload(onTable, l.top), step{leave, onLeg})
+}
+
+// reload gives a device a fresh table. One without a table, or that is suspended
+// already, is not suspended for it.
+func reload(on object, d dm.Device) []step {
+	if d.HasTable && !d.Suspended {
+		return []step{{load, on}, {suspend, on}, {resume, on}}
 	}
-	return append(steps, step{resume, onTable}, step{leave, onLeg})
+	return []step{{load, on}, {resume, on}}
 }
 
 // build makes the wall one for p. There is never anything under way in it.
@@ -110,39 +115,29 @@ func (l layout) build(p Path) (steps []step) {
 	if !l.wall.there {
 		steps = append(steps, step{create, onWall})
 	}
-	steps = append(steps, step{load, onWall})
-	if l.wall.HasTable && !l.wall.Suspended {
-		steps = append(steps, step{suspend, onWall})
-	}
-	return append(steps, step{resume, onWall})
+	return append(steps, reload(onWall, l.wall.Device)...)
 }
 
-// turn has the table send its I/O to the disk and not through the leg, in this
-// order: in between it has a path.
-func (l layout) turn() (steps []step) {
-	if !l.queues {
-		steps = append(steps, step{queueing, onTable})
-	}
-	if !l.direct().active {
-		steps = append(steps, step{reinstate, onDisk})
-	}
-	if l.leg.active {
-		steps = append(steps, step{leave, onLeg})
-	}
-	return steps
-}
+// turn has the table send its I/O to the disk and not through the leg.
+func (l layout) turn() []step { return l.route(onDisk, l.direct().active, onLeg, l.leg.active) }
 
 // detour is the opposite. The path of a leg that collected may have failed
-// meanwhile: what it had kept comes back from nowhere, and read-ahead at once.
-func (l layout) detour() (steps []step) {
+// meanwhile: what it had kept comes back from the wall, and read-ahead at once.
+func (l layout) detour() []step {
+	return l.route(onLeg, l.leg.serves(), onDisk, l.direct().active)
+}
+
+// route sends I/O one way, unless it serves already, and then not the other, if it
+// is in use: in between the table has a path.
+func (l layout) route(to object, serves bool, from object, used bool) (steps []step) {
 	if !l.queues {
 		steps = append(steps, step{queueing, onTable})
 	}
-	if !l.leg.serves() {
-		steps = append(steps, step{reinstate, onLeg})
+	if !serves {
+		steps = append(steps, step{reinstate, to})
 	}
-	if l.direct().active {
-		steps = append(steps, step{leave, onDisk})
+	if used {
+		steps = append(steps, step{leave, from})
 	}
 	return steps
 }
@@ -161,10 +156,8 @@ func (l layout) lead(p Path) (steps []step) {
 		return nil
 	case x.waits && !x.Suspended:
 		return []step{{suspend, onLeg}, {load, onLeg}, {resume, onLeg}}
-	case x.HasTable && !x.Suspended:
-		return []step{{load, onLeg}, {suspend, onLeg}, {resume, onLeg}}
 	default:
-		return []step{{load, onLeg}, {resume, onLeg}}
+		return reload(onLeg, x.Device)
 	}
 }
 
@@ -230,7 +223,11 @@ func (l layout) planEnd(now bool) (steps []step) {
 	if now {
 		steps = append(steps, l.leaveAll()...)
 	}
-	x := l.leg
+	return append(steps, l.leg.spill()...)
+}
+
+// spill has a leg fail what it keeps, and what comes.
+func (x leg) spill() (steps []step) {
 	if x.waits && !x.Suspended {
 		steps = append(steps, step{suspend, onLeg})
 	}

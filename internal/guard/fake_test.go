@@ -43,6 +43,7 @@ type fake struct {
 type fakeIO struct {
 	table, at string // where it is: the table, or a leg
 	end       string // the disk that has it, or "EIO"
+	read      bool   // which a leg that stands by fails
 	ahead     bool   // read-ahead, which a suspended device fails
 }
 
@@ -79,6 +80,7 @@ type fakeTable struct {
 	sectors  uint64
 	readOnly bool
 	path     string
+	standsBy bool // keeps only what is written
 	passing  bool
 	paths    []string
 	failed   [2]bool
@@ -208,8 +210,9 @@ func (f *fake) Load(name string, t dm.Table) error {
 			fresh.path = strings.TrimSuffix(t.Params, " 0")
 		case t.Target == "flakey" && strings.HasSuffix(t.Params, " 0 0 1") && !f.noDelay:
 			fresh.path = strings.TrimSuffix(t.Params, " 0 0 1")
-		case t.Target == "delay" && strings.HasSuffix(t.Params, " 0 4294967295") && f.isWall(strings.TrimSuffix(t.Params, " 0 4294967295"), t.Sectors):
-			fresh.path = strings.TrimSuffix(t.Params, " 0 4294967295")
+		case t.Target == "delay" && f.isDelay(t):
+			fresh.path, _, _ = strings.Cut(t.Params, " ")
+			fresh.standsBy = strings.Contains(t.Params, " 0 0 ")
 		case t.Target != "error" || t.Params != "":
 			return errArg
 		}
@@ -217,6 +220,13 @@ func (f *fake) Load(name string, t dm.Table) error {
 		return nil
 	})
 	return err
+}
+
+// isDelay says whether a table keeps everything, or what is written, and sends it to
+// a wall.
+func (f *fake) isDelay(t dm.Table) bool {
+	wall, _, _ := strings.Cut(t.Params, " ")
+	return f.isWall(wall, t.Sectors) && slices.Contains([]string{wall + " 0 4294967295", wall + " 0 0 " + wall + " 0 4294967295"}, t.Params)
 }
 
 // isWall says whether a device fails what comes, and is large enough.
@@ -341,6 +351,8 @@ func (t *fakeTable) message(text string) error {
 	verb, dev, _ := strings.Cut(text, " ")
 	i := slices.Index(t.paths, dev)
 	switch {
+	case text == "switch_group 1":
+		t.current = 0
 	case text == "queue_if_no_path":
 		t.queues = true
 	case text == "fail_if_no_path":
@@ -379,7 +391,7 @@ func (f *fake) Status(name string) (d dm.Device, out dm.Target, err error) {
 }
 
 func (f *fake) status(t *fakeTable) string {
-	text := fmt.Sprintf("2 0 0 0 %d 1", len(t.paths))
+	text := fmt.Sprintf("2 0 0 0 %d %d", len(t.paths), t.current+1)
 	for i, p := range t.paths {
 		path := p + " A 0 "
 		if t.failed[i] {
@@ -422,6 +434,8 @@ func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 			out.Text = t.path + " 0"
 		case "flakey":
 			out.Text = t.path + " 0 0 1 0"
+		case "delay":
+			out.Text = t.delayText()
 		case "multipath":
 			out.Text = fmt.Sprintf("2 queue_mode bio 0 %d 1", len(t.paths))
 			if t.queues && !d.Suspended { // a suspend takes the flag away and keeps it for the resume
@@ -433,10 +447,20 @@ func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 	return d, out, err
 }
 
+func (t *fakeTable) delayText() string {
+	if t.standsBy {
+		return t.path + " 0 0 " + t.path + " 0 4294967295"
+	}
+	return t.path + " 0 4294967295"
+}
+
 func (f *fake) Loaded(name string) (d dm.Device, out dm.Target, err error) {
 	d, err = f.on("loaded", name, func(d *fakeDevice) error {
 		if t := d.fresh; t != nil {
 			out = dm.Target{Sectors: t.sectors, Type: t.target, Text: t.path + " 0"}
+			if t.target == "delay" {
+				out.Text = t.delayText()
+			}
 		}
 		return nil
 	})
@@ -460,7 +484,7 @@ func (f *fake) send(name string) *fakeIO { return f.sendIO(&fakeIO{table: name, 
 
 // readAhead sends what is no more than that.
 func (f *fake) readAhead(name string) *fakeIO {
-	return f.sendIO(&fakeIO{table: name, at: name, ahead: true})
+	return f.sendIO(&fakeIO{table: name, at: name, read: true, ahead: true})
 }
 
 func (f *fake) sendIO(x *fakeIO) *fakeIO {
@@ -523,7 +547,7 @@ func (f *fake) move(x *fakeIO) bool {
 
 func (f *fake) moveInLeg(x *fakeIO, leg, above *fakeTable, number string) bool {
 	switch {
-	case leg.target == "linear" && f.silent[leg.path] || leg.target == "delay" && !leg.passing:
+	case leg.target == "linear" && f.silent[leg.path] || leg.target == "delay" && !leg.passing && !(leg.standsBy && x.read):
 		return false
 	case leg.target == "linear" && !f.dead[leg.path]:
 		x.end = leg.path
@@ -574,21 +598,22 @@ func (f *fake) look(name string) fakeDevice {
 }
 
 // wantWell fails unless the volume is as it has to be over p: the table queueing,
-// of its size, with a path to the disk that works and one through the leg that does
-// not; the leg linear on p; nothing suspended, and nothing loaded beside but what
-// waits, into the leg.
+// of its size, in use over the disk itself, and with a second path through the leg,
+// that stands by; nothing suspended, and nothing loaded beside but what waits, into
+// the leg. Where the kernel has no such targets the second path has failed, and the
+// leg is linear on p.
 func (f *fake) wantWell(t *testing.T, name string, p Path) {
 	t.Helper()
 	top, leg := f.look(name), f.look(name+legSuffix)
 	if top.live == nil || top.Suspended || top.fresh != nil || !top.live.queues || top.live.sectors != p.sectors() ||
-		!slices.Equal(top.live.paths, []string{p.dev(), leg.Number()}) || top.live.failed != [2]bool{false, true} {
+		!slices.Equal(top.live.paths, []string{p.dev(), leg.Number()}) || top.live.failed != [2]bool{false, f.noDelay} || top.live.current != 0 && !f.noDelay {
 		t.Fatalf("%s, want it well on %s", f.text(name), p.dev())
 	}
 	if wall := f.devices[name+wallSuffix]; f.noDelay != (wall == nil) || wall != nil && (wall.Suspended || wall.fresh != nil || wall.live.path != p.dev() || wall.live.sectors != p.sectors()) {
 		t.Fatalf("%s, want the wall on %s", f.text(name), p.dev())
 	}
-	if leg.live == nil || leg.Suspended || leg.live.path != p.dev() || leg.live.sectors != p.sectors() {
-		t.Fatalf("%s, want the leg on %s", f.text(name), p.dev())
+	if leg.live == nil || leg.Suspended || leg.live.sectors != p.sectors() || leg.live.standsBy == f.noDelay || f.noDelay && leg.live.path != p.dev() {
+		t.Fatalf("%s, want the leg over %s", f.text(name), p.dev())
 	}
 	if ready := leg.fresh != nil; ready && leg.fresh.target != "delay" || ready == f.noDelay {
 		t.Fatalf("%s, want what waits to be loaded into the leg: %v", f.text(name), !f.noDelay)

@@ -303,6 +303,59 @@ func TestKernelHoldIsIdle(t *testing.T) {
 	b.givenUp("write", w)
 }
 
+// TestKernelStandsBy: where the disk of a table fails, what is written and what is
+// flushed waits at no price, though nobody has held it. What is read is why it has
+// to be held: it fails on the leg, at once, whoever reads it.
+func TestKernelStandsBy(t *testing.T) {
+	b := newBench(t)
+	file := sparse(t, fileSize)
+	disk := newSlow(t, file)
+	other := loop(t, file)
+	d := b.ensure(disk.path)
+	b.healthy(disk.path)
+	l, err := b.g.look(b.name)
+	b.must(err)
+	if err := b.ends("read of the leg", begin(func() error { return readBlock("/dev/" + l.leg.Disk()) })); !errors.Is(err, unix.EIO) {
+		t.Errorf("a read of the leg: %v", err)
+	}
+	for i, next := range []Path{disk.path, other} {
+		disk.lead("error")
+		w := b.write(d, int64(i), 'b')
+		b.waits("write", w) // its path has failed: a flush would be done on a disk without a cache
+		flushed := begin(func() error { return flush(d.Node) })
+		b.waits("flush", flushed)
+		if s, cost := b.state(), b.worker(time.Second); cost > 50*time.Millisecond || s.Active || s.Holds || !s.Queues {
+			t.Errorf("nobody holds it: the worker computed for %s in a second; %+v", cost, s)
+		}
+		r := begin(func() error { return readBlock(d.Node) })
+		b.waits("read", r)
+		cost := b.worker(time.Second)
+		b.must(b.g.Hold(b.name))
+		if held := b.worker(time.Second); cost < 200*time.Millisecond || held > 50*time.Millisecond || !b.state().Holds {
+			t.Errorf("a read: the worker computed for %s, and held for %s; %+v", cost, held, b.state())
+		}
+		disk.lead("linear")
+		b.feed(next)
+		b.healthy(next)
+		b.must(errors.Join(b.ends("write", w), b.ends("flush", flushed), b.ends("read", r)))
+		b.holds(file, int64(i), 'b')
+	}
+}
+
+// readBlock reads one block past the page cache.
+func readBlock(node string) error {
+	f, err := os.OpenFile(node, os.O_RDONLY|unix.O_DIRECT, 0)
+	if err != nil {
+		return err
+	}
+	buf, err := unix.Mmap(-1, 0, blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	_, err = f.Read(buf)
+	return errors.Join(err, f.Close(), unix.Munmap(buf))
+}
+
 // readFile reads through the page cache, and so with read-ahead.
 func (b *bench) readFile(d Device) <-chan error {
 	return begin(func() error {

@@ -74,7 +74,7 @@ func TestEnsure(t *testing.T) {
 	if want := (Device{Disk: "dm-7", Node: "/dev/dm-7", Major: 254, Minor: 7}); d != want {
 		t.Errorf("got %+v, want %+v", d, want)
 	}
-	wantChanges(t, f, "create", "create", "load", "resume", "load", "resume", "message", "create", "load", "resume", "load")
+	wantChanges(t, f, "create", "create", "load", "resume", "load", "resume", "message", "create", "load", "resume", "load", "suspend", "resume", "load", "message")
 	f.wantWell(t, table, pathA)
 	if uuid := f.look(table).UUID; uuid != "HOLDFAST-test-g1" {
 		t.Errorf("UUID %q", uuid)
@@ -131,19 +131,19 @@ func TestFeed(t *testing.T) {
 		want   []string
 	}{
 		"nothing to do":    {nothing, pathA, nil},
-		"held":             {held, pathA, []string{"message", "message", "suspend", "load", "resume", "load"}},
-		"held, another":    {held, pathB, []string{"message", "suspend", "load", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load"}},
-		"lost":             {lost, pathA, []string{"message"}},
-		"lost, another":    {lost, pathB, []string{"load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load"}},
-		"another":          {nothing, pathB, []string{"load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load"}},
-		"given up":         {func(f *fake) { giveUpNow(f) }, pathA, []string{"message", "message"}},
-		"given up, held":   {func(f *fake) { held(f); giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume", "load"}},
-		"grown":            {nothing, grown, []string{"load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load"}},
-		"table suspended":  {func(f *fake) { suspendNow(f, table) }, pathA, []string{"load", "resume", "message"}},
-		"leg suspended":    {func(f *fake) { suspendNow(f, table+legSuffix) }, pathA, []string{"clear", "resume", "load"}},
+		"held":             {held, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
+		"held, another":    {held, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message"}},
+		"lost":             {lost, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
+		"lost, another":    {lost, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message"}},
+		"another":          {nothing, pathB, []string{"message", "load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message"}},
+		"given up":         {func(f *fake) { giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
+		"given up, held":   {func(f *fake) { held(f); giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
+		"grown":            {nothing, grown, []string{"load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message"}},
+		"table suspended":  {func(f *fake) { suspendNow(f, table) }, pathA, []string{"load", "suspend", "resume", "load", "resume", "message", "load", "suspend", "resume", "load", "message"}},
+		"leg suspended":    {func(f *fake) { suspendNow(f, table+legSuffix) }, pathA, []string{"message", "load", "resume", "load", "suspend", "resume", "load", "message"}},
 		"table loaded":     {loadTable, pathA, []string{"clear"}},
-		"leg loaded":       {loadLeg, pathA, []string{"clear", "load"}},
-		"of one path only": {oldTable, pathA, []string{"create", "load", "resume", "load", "suspend", "resume", "message", "load"}},
+		"leg loaded":       {loadLeg, pathA, []string{"load", "suspend", "resume", "load", "message"}},
+		"of one path only": {oldTable, pathA, []string{"create", "load", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "message"}},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -397,14 +397,78 @@ func TestHoldNotQueueing(t *testing.T) {
 	}
 }
 
-// A leg that somebody else has open is not suspended: that would wait for what is
-// read of a dead disk.
+// A leg that leads to the disk and that somebody else has open is not suspended: that
+// would wait for what is read of a dead disk.
 func TestHoldOpenLeg(t *testing.T) {
 	t.Parallel()
-	f, g, _ := onA(t)
-	f.devices[table+legSuffix].OpenCount = 2
-	must(t, g.Hold(table))
-	wantChanges(t, f, "message")
+	for noDelay, want := range map[bool][]string{true: {"message"}, false: {"suspend", "resume", "message", "message"}} {
+		f := newFake()
+		f.noDelay = noDelay
+		g, _ := onAOf(t, f)
+		f.devices[table+legSuffix].OpenCount = 2
+		must(t, g.Hold(table))
+		wantChanges(t, f, want...)
+	}
+}
+
+// A table whose disk fails is one where writes wait, before anybody does anything;
+// what is read has to wait in the table itself, and takes the path through the leg
+// away from what comes later. Feed and Hold find all of it.
+func TestStandsBy(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		read bool
+		then func(g *Guards, o *opener) error
+		end  string
+	}{
+		"written, fed":         {false, func(g *Guards, o *opener) error { return g.Feed(table, pathA, false, o.proof) }, pathA.dev()},
+		"written, fed another": {false, func(g *Guards, o *opener) error { return g.Feed(table, pathB, false, o.proof) }, pathB.dev()},
+		"written, held":        {false, func(g *Guards, _ *opener) error { return g.Hold(table) }, ""},
+		"written, given up":    {false, func(g *Guards, _ *opener) error { return g.GiveUp(table) }, "EIO"},
+		"read, fed":            {true, func(g *Guards, o *opener) error { return g.Feed(table, pathA, false, o.proof) }, pathA.dev()},
+		"read, held":           {true, func(g *Guards, _ *opener) error { return g.Hold(table) }, ""},
+		"read, given up":       {true, func(g *Guards, _ *opener) error { return g.GiveUp(table) }, "EIO"},
+	} {
+		f, g, o := onA(t)
+		lose(f, pathA)
+		first, second := f.send(table), &fakeIO{}
+		if c.read {
+			second = f.sendIO(&fakeIO{table: table, at: table, read: true})
+		}
+		leg := f.look(table + legSuffix).Name
+		if s, err := g.State(table); err != nil || first.at != leg || second.end != "" || s.Active || s.Holds || f.look(table).live.failed[1] != c.read {
+			t.Errorf("%s: at %q, %+v, %+v, %v", name, first.at, second, s, err)
+		}
+		f.set(func() { clear(f.dead) })
+		must(t, c.then(g, o))
+		if first.end != c.end || c.read && second.end != c.end {
+			t.Errorf("%s: ended %q and %q, want %q", name, first.end, second.end, c.end)
+		}
+		if s, err := g.State(table); c.end == "" && (err != nil || !s.Holds || first.at != leg) {
+			t.Errorf("%s: at %q, %+v, %v", name, first.at, s, err)
+		}
+	}
+}
+
+// A path that works again does not get back what was sent to the leg meanwhile, and
+// what is sent next: the table stays with the path in use. That is no table that
+// serves.
+func TestStaysInUse(t *testing.T) {
+	t.Parallel()
+	f, g, o := onA(t)
+	lose(f, pathA)
+	x := f.send(table)
+	f.set(func() { clear(f.dead) })
+	must(t, f.Message(table, "reinstate_path "+pathA.dev()))
+	y := f.send(table)
+	if s, err := g.State(table); err != nil || s.Active || s.On(pathA) || !s.Untidy || x.end+y.end != "" {
+		t.Errorf("%+v, %v; ended %q, %q", s, err, x.end, y.end)
+	}
+	must(t, g.Feed(table, pathA, false, o.proof))
+	f.wantWell(t, table, pathA)
+	if x.end != pathA.dev() || y.end != pathA.dev() {
+		t.Errorf("ended %q, %q", x.end, y.end)
+	}
 }
 
 // A suspend that a signal interrupts is tried again, and the table queues again
@@ -442,13 +506,13 @@ func TestGiveUp(t *testing.T) {
 		before func(f *fake)
 		want   []string
 	}{
-		"well":          {func(*fake) {}, []string{"message", "message"}},
-		"lost":          {func(f *fake) { lose(f, pathA) }, []string{"message"}},
+		"well":          {func(*fake) {}, []string{"message", "message", "message", "suspend", "load", "resume"}},
+		"lost":          {func(f *fake) { lose(f, pathA) }, []string{"message", "message", "suspend", "load", "resume"}},
 		"held":          {holdNow, []string{"message", "message", "suspend", "load", "resume"}},
-		"loaded":        {loadLeg, []string{"message", "message"}},
+		"loaded":        {loadLeg, []string{"message", "message", "message", "suspend", "load", "resume"}},
 		"held, loaded":  {func(f *fake) { holdNow(f); loadLeg(f) }, []string{"message", "message", "suspend", "load", "resume"}},
-		"suspended":     {func(f *fake) { suspendNow(f, table) }, []string{"clear", "resume", "message", "message"}},
-		"leg suspended": {func(f *fake) { suspendNow(f, table+legSuffix) }, []string{"message", "message", "load", "resume"}},
+		"suspended":     {func(f *fake) { suspendNow(f, table) }, []string{"clear", "resume", "message", "message", "message", "suspend", "load", "resume"}},
+		"leg suspended": {func(f *fake) { suspendNow(f, table+legSuffix) }, []string{"message", "message", "message", "load", "resume"}},
 		"of one path":   {oldTable, []string{"message", "message"}},
 	}
 	for name, c := range tests {
@@ -534,7 +598,7 @@ func TestRemoveBusy(t *testing.T) {
 		}
 		start := time.Now()
 		must(t, g.Remove(t.Context(), table))
-		if len(f.devices) != 0 || len(f.calls) != 8 || time.Since(start) != 3*pollEvery {
+		if len(f.devices) != 0 || len(f.calls) != 11 || time.Since(start) != 3*pollEvery {
 			t.Errorf("%d devices after %s and %v", len(f.devices), dumpCalls(f), time.Since(start))
 		}
 	})
@@ -564,7 +628,7 @@ func TestList(t *testing.T) {
 	}
 	must(t, g.Hold(table))
 	got, err := g.List()
-	if want := map[string]uint32{table: 3, "holdfast-other": 0, "holdfast-left-g1": 0}; err != nil || !reflect.DeepEqual(got, want) {
+	if want := map[string]uint32{table: 4, "holdfast-other": 0, "holdfast-left-g1": 0}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 	f.breakAt(1, faultKind{})
@@ -734,7 +798,7 @@ func TestStopQueueing(t *testing.T) {
 	t.Parallel()
 	f, g, o := onA(t)
 	must(t, g.StopQueueing(table))
-	wantChanges(t, f, "message")
+	wantChanges(t, f, "message", "suspend", "load", "resume")
 	if x := f.send(table); x.end != pathA.dev() {
 		t.Errorf("I/O ended %q", x.end)
 	}

@@ -76,6 +76,7 @@ func TestKernelKilledInSuspend(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			slow := newSlow(t, sparse(t, fileSize))
 			b := newBench(t)
+			b.g.waits = false // so the leg is linear
 			d := b.ensure(slow.path)
 			l, err := b.g.look(b.name)
 			b.must(err)

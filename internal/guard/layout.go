@@ -34,9 +34,11 @@ type leg struct {
 	there bool
 	disk  string // that it is linear on, MAJOR:MINOR; "" if it has another table, or none
 	waits bool   // its table keeps whatever comes
-	ready bool   // such a table is loaded, and comes with the next resume
-	size  uint64 // of its table, in sectors
-	path         // the table's path through it; the zero path if it has none
+	// standsBy: its table keeps what is written, and fails what is read.
+	standsBy bool
+	ready    bool   // a table that keeps whatever comes is loaded, for the next resume
+	size     uint64 // of its table, in sectors
+	path            // the table's path through it; the zero path if it has none
 }
 
 // look reads the layout of a volume; dm.ErrNotFound if there is no table.
@@ -98,14 +100,16 @@ func (g *Guards) lookAtLeg(name string, l layout) (leg, error) {
 	if err != nil || !there {
 		return leg{}, err
 	}
-	x := leg{Device: d, there: true, disk: parseLinear(t), waits: t.Type == "delay", size: t.Sectors}
+	x := leg{Device: d, there: true, disk: parseLinear(t), size: t.Sectors}
+	x.waits, x.standsBy = parseDelay(t)
 	if d.HasNewTable {
 		_, loaded, err := g.dm.Loaded(name)
 		if err != nil {
 			return leg{}, err
 		}
 		wall, _, _ := strings.Cut(loaded.Text, " ")
-		x.ready = loaded.Type == "delay" && loaded.Sectors == t.Sectors && wall == l.wall.Number()
+		keeps, _ := parseDelay(loaded)
+		x.ready = keeps && loaded.Sectors == t.Sectors && wall == l.wall.Number()
 	}
 	if i := slices.IndexFunc(l.paths, func(p path) bool { return p.dev == d.Number() }); i >= 0 {
 		x.path = l.paths[i]
@@ -121,6 +125,9 @@ func (w wall) stands(p Path) bool {
 // serves says whether the table sends I/O there, and it goes on to a disk.
 func (x leg) serves() bool { return x.active && !x.Suspended && x.disk != "" }
 
+// keeps says whether a leg sends nothing on before it is suspended.
+func (x leg) keeps() bool { return x.waits || x.standsBy }
+
 // collects says whether the table sends I/O there, and it waits there.
 func (x leg) collects() bool { return x.active && (x.Suspended || x.waits) }
 
@@ -134,7 +141,7 @@ func (x leg) strange() bool { return x.HasNewTable && !x.ready }
 
 // stuck says whether a suspend would wait for I/O under way, on another disk than p.
 func (x leg) stuck(p Path) bool {
-	return x.busy > 0 && !x.waits && !x.Suspended && x.disk != p.dev()
+	return x.busy > 0 && !x.keeps() && !x.Suspended && x.disk != p.dev()
 }
 
 // direct is the table's path to the disk itself; the zero path if it has none.
@@ -153,11 +160,22 @@ func (l layout) over(p Path) bool {
 	return len(l.paths) == 2 && l.leg.dev != "" && l.direct().dev == p.dev()
 }
 
+// spare says whether the leg stands by beside a disk that works, and nothing has come.
+func (l layout) spare() bool {
+	x := l.leg
+	return x.standsBy && !x.Suspended && !x.inUse && x.busy == 0 && l.direct().active
+}
+
+// right says whether the table is as it has to be over p, but for what works.
+func (l layout) right(p Path) bool {
+	return l.over(p) && l.size == p.sectors() && !l.top.Suspended
+}
+
 // disk returns the device that I/O goes to, or went to last, and whether it does.
 func (l layout) disk() (dev string, active bool) {
 	d := l.direct()
 	switch {
-	case d.active:
+	case d.active && !(l.leg.standsBy && l.leg.active && l.leg.inUse):
 		return d.dev, true
 	case l.leg.serves():
 		return l.leg.disk, true

@@ -31,6 +31,7 @@ const (
 	create    verb = "create"
 	drop      verb = "drop what was loaded into"
 	load      verb = "load what is over the disk into"
+	stand     verb = "load what stands by into"
 	prepare   verb = "load what waits into"
 	spoil     verb = "load what fails into"
 	suspend   verb = "suspend"
@@ -39,6 +40,7 @@ const (
 	failing   verb = "fail, while there is no path, in"
 	reinstate verb = "reinstate the path through"
 	leave     verb = "fail the path through"
+	prefer    verb = "turn to"
 )
 
 // String implements fmt.Stringer.
@@ -54,20 +56,39 @@ func (l layout) plan(p Path) (steps []step) {
 	if l.leg.stuck(p) {
 		return steps
 	}
-	steps = append(steps, l.lead(p)...)
+	if !l.right(p) || l.leg.Suspended || !l.waits {
+		steps = append(steps, l.lead(p)...)
+	}
 	if !l.over(p) && l.leg.dev != "" && !l.top.Suspended { // until the table has the disk itself
 		steps = append(steps, l.detour()...)
 	}
 	if d := l.direct(); d.busy > 0 && d.dev != p.dev() && !l.top.Suspended {
 		return steps
 	}
-	steps = append(steps, l.replace(p)...)
+	if !l.right(p) {
+		steps = append(steps, reload(onTable, l.top)...)
+		steps = append(steps, step{leave, onLeg})
+	}
 	if !l.waits {
 		return steps
 	}
-	steps = append(steps, l.build(p)...)
-	if !l.leg.ready || l.leg.Suspended || !l.leg.leads(p) {
-		steps = append(steps, step{prepare, onLeg})
+	return append(append(steps, l.build(p)...), l.standBy(p)...)
+}
+
+// standBy makes the leg the second path of a table that is right. What it keeps is
+// sent on by the suspend. Whatever else there was, it leads to p by now, and nothing
+// is sent there. A path that was in use stays in use while it works, so the table is
+// told which it has to be.
+func (l layout) standBy(p Path) (steps []step) {
+	right, x := l.right(p), l.leg
+	if !right || !l.spare() || !x.ready || x.size != p.sectors() {
+		steps = []step{{stand, onLeg}, {suspend, onLeg}, {resume, onLeg}, {prepare, onLeg}}
+	}
+	if right && (x.inUse || !l.direct().active) {
+		steps = append(steps, step{prefer, onDisk})
+	}
+	if len(steps) > 0 || !x.active {
+		steps = append(steps, step{reinstate, onLeg})
 	}
 	return steps
 }
@@ -84,18 +105,10 @@ func (l layout) begin(p Path) (steps []step) {
 	case l.top.Suspended: // which takes no messages (EBUSY)
 	case l.direct().dev == p.dev():
 		steps = append(steps, l.turn()...)
-	case l.leg.active && l.leg.waits:
+	case l.leg.active && l.leg.keeps():
 		steps = append(steps, step{leave, onLeg}) // before what it keeps comes back
 	}
 	return steps
-}
-
-// replace gives the table the disk itself, and its size.
-func (l layout) replace(p Path) (steps []step) {
-	if l.over(p) && l.size == p.sectors() && !l.top.Suspended {
-		return nil
-	}
-	return append(reload(onTable, l.top), step{leave, onLeg})
 }
 
 // reload gives a device a fresh table. One without a table, or that is suspended
@@ -119,7 +132,9 @@ func (l layout) build(p Path) (steps []step) {
 }
 
 // turn has the table send its I/O to the disk and not through the leg.
-func (l layout) turn() []step { return l.route(onDisk, l.direct().active, onLeg, l.leg.active) }
+func (l layout) turn() []step {
+	return l.route(onDisk, l.direct().active, onLeg, l.leg.active && !l.spare())
+}
 
 // detour is the opposite. The path of a leg that collected may have failed
 // meanwhile: what it had kept comes back from the wall, and read-ahead at once.
@@ -154,8 +169,6 @@ func (l layout) lead(p Path) (steps []step) {
 		return []step{{drop, onLeg}}
 	case x.leads(p):
 		return nil
-	case x.waits && !x.Suspended:
-		return []step{{suspend, onLeg}, {load, onLeg}, {resume, onLeg}}
 	default:
 		return reload(onLeg, x.Device)
 	}
@@ -185,11 +198,12 @@ func (l layout) planHold() (steps []step) {
 // canCollect says whether a leg has nothing to wait for in a suspend, if it takes
 // one: no I/O of the table, and nobody else who has it open and may read it.
 func (x leg) canCollect() bool {
-	return x.dev != "" && (x.waits || x.Suspended || x.busy == 0 && x.OpenCount <= 1)
+	return x.dev != "" && (x.keeps() || x.Suspended || x.busy == 0 && x.OpenCount <= 1)
 }
 
 // collect has a leg keep what comes. A table that waits is resumed anew: one whose
-// suspend was interrupted waits no more (dm-delay.c, may_delay).
+// suspend was interrupted waits no more (dm-delay.c, may_delay). What one that stood
+// by kept comes back from the wall, and the path fails.
 func (x leg) collect() (steps []step) {
 	if x.collects() && !x.Suspended {
 		return nil
@@ -203,7 +217,7 @@ func (x leg) collect() (steps []step) {
 	if x.waits || x.ready {
 		steps = append(steps, step{resume, onLeg})
 	}
-	if !x.active {
+	if !x.active || x.standsBy {
 		steps = append(steps, step{reinstate, onLeg})
 	}
 	return steps
@@ -228,10 +242,10 @@ func (l layout) planEnd(now bool) (steps []step) {
 
 // spill has a leg fail what it keeps, and what comes.
 func (x leg) spill() (steps []step) {
-	if x.waits && !x.Suspended {
+	if x.keeps() && !x.Suspended {
 		steps = append(steps, step{suspend, onLeg})
 	}
-	if x.waits || x.Suspended {
+	if x.keeps() || x.Suspended {
 		steps = append(steps, step{spoil, onLeg}, step{resume, onLeg})
 	}
 	return steps
@@ -292,6 +306,8 @@ func (g *Guards) take(c *change, s step) error {
 		return g.dm.Clear(name)
 	case load:
 		return g.load(c, s.on, name)
+	case stand:
+		return g.dm.Load(name, standbyTable(c.layout.wall.Number(), c.path.sectors(), c.readOnly))
 	case prepare:
 		return g.dm.Load(name, waitTable(c.layout.wall.Number(), c.path.sectors(), c.readOnly))
 	case spoil:
@@ -378,6 +394,8 @@ func (c *change) message(s step) string {
 		return "fail_if_no_path"
 	case reinstate:
 		return "reinstate_path " + dev
+	case prefer:
+		return "switch_group 1" // the disk's
 	default:
 		return "fail_path " + dev
 	}

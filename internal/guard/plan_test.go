@@ -18,7 +18,7 @@ func TestPlanAllLayouts(t *testing.T) {
 	eachLayout(func(l layout) {
 		n++
 		for what, steps := range map[string][]step{"feed": l.plan(pathA), "hold": l.planHold(), "end": l.planEnd(true), "stop": l.planEnd(false)} {
-			if err := sensible(l, steps); err != nil || len(steps) > 16 {
+			if err := sensible(l, steps); err != nil || len(steps) > 20 {
 				t.Fatalf("%s %+v: %q: %v", what, l, steps, err)
 			}
 		}
@@ -68,8 +68,9 @@ func eachLeg() []leg {
 	for _, table := range []leg{
 		{}, {disk: pathA.dev(), size: pathA.sectors()}, {disk: pathA.dev(), size: 1}, {disk: pathB.dev(), size: pathA.sectors()},
 		{waits: true, size: pathA.sectors()}, {size: pathA.sectors()},
+		{standsBy: true, size: pathA.sectors()}, {standsBy: true, size: 1},
 	} {
-		for i := range 1 << 5 {
+		for i := range 1 << 6 {
 			bit := func(n int) bool { return i>>n&1 == 1 }
 			x := table
 			x.there, x.HasTable = true, x.size > 0
@@ -77,6 +78,7 @@ func eachLeg() []leg {
 			if bit(4) {
 				x.busy = 1
 			}
+			x.inUse = bit(5)
 			if x.HasTable || i == 0 {
 				legs = append(legs, x)
 			}
@@ -91,7 +93,7 @@ func sensible(l layout, steps []step) error {
 	loaded := map[object]bool{}
 	for _, s := range steps {
 		switch s.do {
-		case load, spoil:
+		case load, spoil, stand:
 			loaded[s.on] = true
 		case drop:
 			loaded[s.on] = false
@@ -102,7 +104,7 @@ func sensible(l layout, steps []step) error {
 			suspended[s.on] = true
 		case resume:
 			suspended[s.on], loaded[s.on] = false, false
-		case queueing, failing, reinstate, leave:
+		case queueing, failing, reinstate, leave, prefer:
 			if suspended[onTable] {
 				return fmt.Errorf("%s: a message to a suspended table", s)
 			}

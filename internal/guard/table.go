@@ -98,6 +98,14 @@ func waitTable(wall string, sectors uint64, readOnly bool) dm.Table {
 	return dm.Table{Sectors: sectors, Target: "delay", ReadOnly: readOnly, Params: fmt.Sprintf("%s 0 %d", wall, uint32(math.MaxUint32))}
 }
 
+// standbyTable keeps what is written, as waitTable does, and fails what is read. So a
+// table whose disk fails has a second path at once, where its writes wait at no
+// price and without anybody's help; and whoever reads the leg itself, as programs do
+// that look at all block devices, has to wait for nothing.
+func standbyTable(wall string, sectors uint64, readOnly bool) dm.Table {
+	return dm.Table{Sectors: sectors, Target: "delay", ReadOnly: readOnly, Params: fmt.Sprintf("%s 0 0 %s 0 %d", wall, wall, uint32(math.MaxUint32))}
+}
+
 // wallTable fails whatever comes, and passes for a disk like that of p: what it can
 // do (flush, force unit access, discard) is what the kernel lets through to the leg
 // that waits above it, and a flush that is not let through is taken for done. It is
@@ -151,7 +159,8 @@ func (w *words) counted() []string {
 type path struct {
 	dev    string // MAJOR:MINOR
 	active bool
-	busy   int // I/O that was sent there and is not done
+	inUse  bool // I/O goes there, if it is active
+	busy   int  // I/O that was sent there and is not done
 }
 
 // parseStatus reads "2 0 0 0 2 1 A 0 1 1 254:1 A 0 7 E 0 1 1 254:2 F 1 0".
@@ -160,9 +169,9 @@ func parseStatus(text string) ([]path, error) {
 	w.counted() // features
 	w.counted() // hardware handler
 	groups := w.number()
-	w.next() // number of the group in use
+	inUse := w.next() // number of a group
 	var out []path
-	for range groups {
+	for i := range groups {
 		w.next()    // state of the group
 		w.counted() // what the selector says
 		paths := w.number()
@@ -170,7 +179,9 @@ func parseStatus(text string) ([]path, error) {
 			w.err = errStatus
 		}
 		for range paths {
-			out = append(out, w.path())
+			p := w.path()
+			p.inUse = strconv.Itoa(i+1) == inUse
+			out = append(out, p)
 		}
 	}
 	if w.err != nil || len(out) == 0 {
@@ -214,6 +225,16 @@ func parseLinear(t dm.Target) string {
 		return ""
 	}
 	return dev
+}
+
+// parseDelay says whether a table keeps whatever comes, or only what is written.
+// Reads come first, and then what is written if that is another.
+func parseDelay(t dm.Target) (waits, standsBy bool) {
+	f := strings.Fields(t.Text)
+	if t.Type != "delay" || len(f) < 3 {
+		return false, false
+	}
+	return f[2] != "0", f[2] == "0"
 }
 
 // parseFlakey returns the disk that a wall passes for: "" if it is none.

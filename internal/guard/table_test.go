@@ -17,22 +17,26 @@ import (
 
 func TestParseStatus(t *testing.T) {
 	t.Parallel()
-	one := func(dev string, active bool, below int) []path { return []path{{dev, active, below}} }
+	at := func(dev string, active, inUse bool, busy int) path {
+		return path{dev: dev, active: active, inUse: inUse, busy: busy}
+	}
+	one := func(dev string, active bool, busy int) []path { return []path{at(dev, active, true, busy)} }
 	tests := map[string]struct {
 		text string
 		want []path // nil: an error
 	}{
-		"well":                {"2 0 0 0 2 1 A 0 1 1 254:1 A 0 7 E 0 1 1 254:2 F 1 0", []path{{"254:1", true, 7}, {"254:2", false, 0}}},
-		"held":                {"2 0 0 0 2 2 E 0 1 1 254:1 F 1 3 A 0 1 1 254:2 A 1 4", []path{{"254:1", false, 3}, {"254:2", true, 4}}},
+		"well":                {"2 0 0 0 2 1 A 0 1 1 254:1 A 0 7 E 0 1 1 254:2 F 1 0", []path{at("254:1", true, true, 7), at("254:2", false, false, 0)}},
+		"stands by":           {"2 0 0 0 2 1 A 0 1 1 254:1 A 0 7 E 0 1 1 254:2 A 0 0", []path{at("254:1", true, true, 7), at("254:2", true, false, 0)}},
+		"held":                {"2 0 0 0 2 2 E 0 1 1 254:1 F 1 3 A 0 1 1 254:2 A 1 4", []path{at("254:1", false, false, 3), at("254:2", true, true, 4)}},
 		"one path":            {"2 0 0 0 1 1 A 0 1 1 259:3 A 0 17", one("259:3", true, 17)},
 		"failed":              {"2 0 0 0 1 1 E 0 1 1 7:0 F 3 0", one("7:0", false, 0)},
 		"counted down twice":  {"2 0 0 0 1 1 E 0 1 1 259:11 F 1 -3", one("259:11", false, 0)},
 		"something queued":    {"2 17 0 0 1 1 E 0 1 1 259:3 F 1 0", one("259:3", false, 0)},
 		"bypassed":            {"2 0 0 0 1 1 D 0 1 1 259:3 A 0 0", one("259:3", true, 0)},
-		"group failed":        {"2 0 0 0 1 0 E 0 1 1 259:3 F 1 0", one("259:3", false, 0)},
+		"group failed":        {"2 0 0 0 1 0 E 0 1 1 259:3 F 1 0", []path{at("259:3", false, false, 0)}},
 		"hardware handler":    {"2 0 0 1 alua 1 1 A 0 1 1 8:16 A 0 0", one("8:16", true, 0)},
 		"selector's own word": {"2 0 0 0 1 1 A 1 x 1 1 8:16 A 0 5", one("8:16", true, 5)},
-		"two paths a group":   {"2 0 0 0 1 1 A 0 2 1 8:0 A 0 0 8:16 A 0 1", []path{{"8:0", true, 0}, {"8:16", true, 1}}},
+		"two paths a group":   {"2 0 0 0 1 1 A 0 2 1 8:0 A 0 0 8:16 A 0 1", []path{at("8:0", true, true, 0), at("8:16", true, true, 1)}},
 		"spaces":              {" 2 0  0 0 1 1 A 0 1 1 259:3 A 0 0 ", one("259:3", true, 0)},
 
 		"empty":              {"", nil},
@@ -81,6 +85,24 @@ func TestParseLinear(t *testing.T) {
 		if got := parseLinear(target); got != "" {
 			t.Errorf("%+v: got %q", target, got)
 		}
+	}
+}
+
+func TestParseDelay(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string][2]bool{
+		"253:1 0 4294967295":           {true, false},
+		"253:1 0 50":                   {true, false},
+		"253:1 0 0 253:1 0 4294967295": {false, true},
+		"253:1 0":                      {},
+		"":                             {},
+	} {
+		if waits, standsBy := parseDelay(dm.Target{Type: "delay", Text: text}); waits != want[0] || standsBy != want[1] {
+			t.Errorf("%q: waits %v, stands by %v", text, waits, standsBy)
+		}
+	}
+	if waits, standsBy := parseDelay(dm.Target{Type: "flakey", Text: "253:1 0 0 1"}); waits || standsBy {
+		t.Error("a wall keeps something")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
@@ -23,6 +24,29 @@ func (g *Guards) Close(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// A volume that is led to another disk keeps a processor busy from when its leg
+// gives back what it kept until that is on its way to the new disk, and what it is
+// in need of meanwhile is the kernel's attention. So one after the other is led
+// there, and then one after the other is made as it has to be: side by side they
+// would hold each other up. The longest wait for a turn is for nothing: whoever has it
+// waits for something itself.
+const (
+	leadWait = 200 * time.Millisecond
+	tidyWait = time.Second
+)
+
+// inTurn does f once no other has the turn, or after wait in any case.
+func (g *Guards) inTurn(wait time.Duration, f func() error) error {
+	late := time.NewTimer(wait)
+	defer late.Stop()
+	select {
+	case g.turn <- struct{}{}:
+		defer func() { <-g.turn }()
+	case <-late.C:
+	}
+	return f()
 }
 
 func (g *Guards) tryLock(name string) (unlock func(), ok bool) {

@@ -45,6 +45,7 @@ type Guards struct {
 	waits bool
 
 	open func(Path) (io.Closer, error) // openPath; the tests have no block devices
+	turn chan struct{}                 // holds one while one has the turn
 
 	mu     sync.Mutex
 	locked map[string]chan struct{} // closed when unlocked; guarded by mu
@@ -55,7 +56,7 @@ type Guards struct {
 
 // New returns the guards of a device mapper.
 func New(m mapper, dev string) *Guards {
-	return &Guards{dm: m, dev: dev, waits: m.HasTarget("delay") && m.HasTarget("flakey"), open: openPath, locked: map[string]chan struct{}{}}
+	return &Guards{dm: m, dev: dev, waits: m.HasTarget("delay") && m.HasTarget("flakey"), open: openPath, turn: make(chan struct{}, 1), locked: map[string]chan struct{}{}}
 }
 
 // Device is what is mounted, or shown to a pod as a block device.
@@ -183,7 +184,15 @@ func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof, lock func
 	if l, err = g.look(name); err != nil {
 		return err
 	}
-	return g.carryOut(change{name: name, layout: l, path: p, readOnly: readOnly, proof: proof}, l.plan(p))
+	c, steps := change{name: name, layout: l, path: p, readOnly: readOnly, proof: proof}, l.plan(p)
+	if l.over(p) || !l.top.HasTable {
+		return g.carryOut(&c, steps)
+	}
+	n := leads(steps)
+	if err := g.inTurn(leadWait, func() error { return g.carryOut(&c, steps[:n]) }); err != nil {
+		return err
+	}
+	return g.inTurn(tidyWait, func() error { return g.carryOut(&c, steps[n:]) })
 }
 
 // openPath opens the node of p, if it is still that device.
@@ -227,7 +236,7 @@ func (g *Guards) Hold(name string) error {
 	if err != nil {
 		return err
 	}
-	return g.carryOut(change{name: name, layout: l}, l.planHold())
+	return g.carryOut(&change{name: name, layout: l}, l.planHold())
 }
 
 // GiveUp ends the waiting of one volume: what waits and what comes fails until
@@ -260,10 +269,10 @@ func (g *Guards) end(name string, now bool) error {
 	}
 	steps := l.planEnd(now)
 	if busy == nil {
-		return g.carryOut(change{name: name, layout: l}, steps)
+		return g.carryOut(&change{name: name, layout: l}, steps)
 	}
 	if !l.top.Suspended { // which would take no messages
-		err = g.carryOut(change{name: name, layout: l}, messages(steps))
+		err = g.carryOut(&change{name: name, layout: l}, messages(steps))
 	}
 	return errors.Join(err, fmt.Errorf("guard %s: %w", name, volume.ErrBusy))
 }
@@ -299,7 +308,7 @@ func (g *Guards) release(name string) error {
 	if err != nil || !x.HasTable {
 		return err
 	}
-	return g.carryOut(change{name: name, layout: layout{leg: x, size: x.size}}, x.spill())
+	return g.carryOut(&change{name: name, layout: layout{leg: x, size: x.size}}, x.spill())
 }
 
 func (g *Guards) remove(ctx context.Context, device string) error {

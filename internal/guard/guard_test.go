@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -602,6 +603,79 @@ func TestRemoveBusy(t *testing.T) {
 			t.Errorf("%d devices after %s and %v", len(f.devices), dumpCalls(f), time.Since(start))
 		}
 	})
+}
+
+// One volume after the other is led to another disk, and then made as it has to be.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		want := []string{
+			table + legSuffix, secondTable + legSuffix, thirdTable + legSuffix, // led
+			table, table + legSuffix, secondTable, secondTable + legSuffix, thirdTable, thirdTable + legSuffix,
+		}
+		if did, _ := feedSideBySide(t, 0); !slices.Equal(did, want) {
+			t.Errorf("suspended %q, want %q", did, want)
+		}
+	})
+}
+
+// One that does not get on holds nobody up for long.
+func TestTurnsEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		if _, took := feedSideBySide(t, time.Minute); took > leadWait+tidyWait+100*time.Millisecond {
+			t.Errorf("the others took %v", took)
+		}
+	})
+}
+
+const (
+	secondTable = "holdfast-second-g1"
+	thirdTable  = "holdfast-third-g1"
+)
+
+// feedSideBySide leads three volumes to another disk, of which the first begins first
+// and is stuck for some time in its first suspend. It returns what was suspended, but
+// for the walls, and how long the others took.
+func feedSideBySide(t *testing.T, stuck time.Duration) (did []string, others time.Duration) {
+	t.Helper()
+	f := newFake()
+	g, o := f.guards()
+	names := []string{table, secondTable, thirdTable}
+	for _, name := range names {
+		_, err := g.Ensure(t.Context(), name, pathA, false, o.proof)
+		must(t, err)
+	}
+	var mu sync.Mutex
+	f.before = func(op, name string) {
+		if op != "suspend" || strings.HasSuffix(name, wallSuffix) {
+			return
+		}
+		mu.Lock()
+		did = append(did, name)
+		first := len(did) == 1
+		mu.Unlock()
+		if time.Sleep(10 * time.Millisecond); first {
+			time.Sleep(stuck)
+		}
+	}
+	began := time.Now()
+	var done sync.WaitGroup
+	for i, name := range names {
+		done.Go(func() {
+			time.Sleep(time.Duration(i) * time.Millisecond)
+			if err := g.Feed(name, pathB, false, o.proof); err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			if i > 0 {
+				others = time.Since(began)
+			}
+		})
+	}
+	done.Wait()
+	return did, others
 }
 
 func TestRemovePending(t *testing.T) {

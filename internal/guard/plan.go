@@ -3,6 +3,7 @@ package guard
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -251,6 +252,11 @@ func (x leg) spill() (steps []step) {
 	return steps
 }
 
+// leads returns after how many of the steps I/O goes to where they lead.
+func leads(steps []step) int {
+	return 1 + slices.IndexFunc(steps, func(s step) bool { return s.do == reinstate })
+}
+
 // messages are those of the steps that neither wait for anything nor disturb what
 // another call does.
 func messages(steps []step) (out []step) {
@@ -281,9 +287,9 @@ type change struct {
 	proof    Proof
 }
 
-func (g *Guards) carryOut(c change, steps []step) error {
+func (g *Guards) carryOut(c *change, steps []step) error {
 	for _, s := range steps {
-		if err := g.take(&c, s); err != nil {
+		if err := g.take(c, s); err != nil {
 			return fmt.Errorf("guard %s: %s: %w", c.name, s, err)
 		}
 	}

@@ -2,11 +2,11 @@
 // devices per volume. The table, which the file system or the pod has open, is a
 // multipath target with two path groups of one path each, and queues when it has
 // no path. One path is the volume's disk, which I/O goes to; the other is the leg,
-// which nothing goes through. When the disk is lost the leg gets a table that keeps
-// whatever comes, and takes over: what waits collects there at no cost. When the
-// disk is back, what was kept goes to the wall, which fails it, so that the table
-// sends it to the disk; when it is another disk, or has another name, through the
-// leg at first. The table is suspended only while it has a path: a multipath target
+// to which the table turns when the disk fails. It keeps what is written, and once
+// the volume is held what is read as well: what waits collects there at no cost.
+// When the disk is back, what was kept goes to the wall, which fails it, so that the
+// table sends it to the disk; when it is another disk, or has another name, through
+// the leg at first. The table is suspended only while it has a path: a multipath target
 // whose suspend is interrupted fails its I/O when it has none (dm-mpath.c,
 // multipath_presuspend), and a process can be killed at any moment.
 //

@@ -30,23 +30,35 @@ func (g *Guards) Close(ctx context.Context) {
 // gives back what it kept until that is on its way to the new disk, and what it is
 // in need of meanwhile is the kernel's attention. So one after the other is led
 // there, and then one after the other is made as it has to be: side by side they
-// would hold each other up. The longest wait for a turn is for nothing: whoever has it
-// waits for something itself.
-const (
-	leadWait = 200 * time.Millisecond
-	tidyWait = time.Second
-)
+// would hold each other up. But whoever has the turn may wait for something itself,
+// and what is led but not yet as it has to be does not promise as much (0028).
+const turnWait = 250 * time.Millisecond
 
-// inTurn does f once no other has the turn, or after wait in any case.
-func (g *Guards) inTurn(wait time.Duration, f func() error) error {
-	late := time.NewTimer(wait)
+// inTurn carries out a plan once no other has the turn, or after turnWait in any case.
+func (g *Guards) inTurn(c *change, plan func(layout) []step) error {
+	late := time.NewTimer(turnWait)
 	defer late.Stop()
 	select {
 	case g.turn <- struct{}{}:
 		defer func() { <-g.turn }()
 	case <-late.C:
 	}
-	return f()
+	g.mu.Lock()
+	closed := g.closed
+	g.mu.Unlock()
+	if closed {
+		return errEnding(c.name)
+	}
+	l, err := g.look(c.name)
+	if err != nil {
+		return err
+	}
+	c.layout = l
+	return g.carryOut(c, plan(l))
+}
+
+func errEnding(name string) error {
+	return fmt.Errorf("guard %s: %w: this process is ending", name, volume.ErrUnavailable)
 }
 
 func (g *Guards) tryLock(name string) (unlock func(), ok bool) {
@@ -74,7 +86,7 @@ func (g *Guards) lock(ctx context.Context, name string) (func(), error) {
 		done, closed := g.locked[name], g.closed
 		g.mu.Unlock()
 		if closed {
-			return nil, fmt.Errorf("guard %s: %w: this process is ending", name, volume.ErrUnavailable)
+			return nil, errEnding(name)
 		}
 		if done == nil {
 			continue

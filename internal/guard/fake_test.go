@@ -44,6 +44,7 @@ type fakeIO struct {
 	table, at string // where it is: the table, or a leg
 	end       string // the disk that has it, or "EIO"
 	read      bool   // which a leg that stands by fails
+	flush     bool   // which is taken for done where there is no write cache
 	ahead     bool   // read-ahead, which a suspended device fails
 }
 
@@ -226,7 +227,7 @@ func (f *fake) Load(name string, t dm.Table) error {
 // a wall.
 func (f *fake) isDelay(t dm.Table) bool {
 	wall, _, _ := strings.Cut(t.Params, " ")
-	return f.isWall(wall, t.Sectors) && slices.Contains([]string{wall + " 0 4294967295", wall + " 0 0 " + wall + " 0 4294967295"}, t.Params)
+	return f.isWall(wall, t.Sectors) && slices.Contains([]string{wall + " 0 4294967295", wall + " 0 0 " + wall + " 0 4294967295 " + wall + " 0 1000"}, t.Params)
 }
 
 // isWall says whether a device fails what comes, and is large enough.
@@ -449,7 +450,7 @@ func (f *fake) Table(name string) (d dm.Device, out dm.Target, err error) {
 
 func (t *fakeTable) delayText() string {
 	if t.standsBy {
-		return t.path + " 0 0 " + t.path + " 0 4294967295"
+		return t.path + " 0 0 " + t.path + " 0 4294967295 " + t.path + " 0 1000"
 	}
 	return t.path + " 0 4294967295"
 }
@@ -535,6 +536,8 @@ func (f *fake) move(x *fakeIO) bool {
 		return f.moveInLeg(x, d.live, table.live, d.Number())
 	}
 	switch i := d.live.choose(); {
+	case i >= 0 && x.flush && f.hasNoCache(d.live.paths[i]):
+		x.end = "done"
 	case i >= 0:
 		x.at = f.placeOf(d.live.paths[i])
 	case !d.live.queues:
@@ -543,6 +546,11 @@ func (f *fake) move(x *fakeIO) bool {
 		return false
 	}
 	return true
+}
+
+func (f *fake) hasNoCache(path string) bool {
+	d := f.byNumber(path)
+	return d != nil && d.live != nil && d.live.target == "error"
 }
 
 func (f *fake) moveInLeg(x *fakeIO, leg, above *fakeTable, number string) bool {

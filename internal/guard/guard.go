@@ -184,15 +184,15 @@ func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof, lock func
 	if l, err = g.look(name); err != nil {
 		return err
 	}
-	c, steps := change{name: name, layout: l, path: p, readOnly: readOnly, proof: proof}, l.plan(p)
+	c := change{name: name, layout: l, path: p, readOnly: readOnly, proof: proof}
 	if l.over(p) || !l.top.HasTable {
-		return g.carryOut(&c, steps)
+		return g.carryOut(&c, l.plan(p))
 	}
-	n := leads(steps)
-	if err := g.inTurn(leadWait, func() error { return g.carryOut(&c, steps[:n]) }); err != nil {
+	// It may have had to wait for its turn, so each part is planned after another look.
+	if err := g.inTurn(&c, func(l layout) []step { return leading(l.plan(p)) }); err != nil {
 		return err
 	}
-	return g.inTurn(tidyWait, func() error { return g.carryOut(&c, steps[n:]) })
+	return g.inTurn(&c, func(l layout) []step { return l.plan(p) })
 }
 
 // openPath opens the node of p, if it is still that device.
@@ -251,7 +251,7 @@ func (g *Guards) StopQueueing(name string) error { return g.end(name, false) }
 
 // endWait is how long an end waits for another call. Those are done in a moment, but
 // one may be waiting for the very I/O that is to end.
-const endWait = time.Second
+const endWait = 4 * turnWait
 
 func (g *Guards) end(name string, now bool) error {
 	ctx, cancel := context.WithTimeout(context.Background(), endWait)

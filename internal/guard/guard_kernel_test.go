@@ -303,9 +303,9 @@ func TestKernelHoldIsIdle(t *testing.T) {
 	b.givenUp("write", w)
 }
 
-// TestKernelStandsBy: where the disk of a table fails, what is written and what is
-// flushed waits at no price, though nobody has held it. What is read is why it has
-// to be held: it fails on the leg, at once, whoever reads it.
+// TestKernelStandsBy: where the disk of a table fails, what is written waits at no
+// price, though nobody has held it. What is read and what is flushed is why it has to
+// be held: that fails on the leg, whoever does it, and goes back to the table.
 func TestKernelStandsBy(t *testing.T) {
 	b := newBench(t)
 	file := sparse(t, fileSize)
@@ -318,17 +318,19 @@ func TestKernelStandsBy(t *testing.T) {
 	if err := b.ends("read of the leg", begin(func() error { return readBlock("/dev/" + l.leg.Disk()) })); !errors.Is(err, unix.EIO) {
 		t.Errorf("a read of the leg: %v", err)
 	}
+	if err := b.ends("flush of the leg", begin(func() error { return flush("/dev/" + l.leg.Disk()) })); !errors.Is(err, unix.EIO) {
+		t.Errorf("a flush of the leg: %v", err)
+	}
 	for i, next := range []Path{disk.path, other} {
 		disk.lead("error")
 		w := b.write(d, int64(i), 'b')
-		b.waits("write", w) // its path has failed: a flush would be done on a disk without a cache
-		flushed := begin(func() error { return flush(d.Node) })
-		b.waits("flush", flushed)
+		b.waits("write", w)
 		if s, cost := b.state(), b.worker(time.Second); cost > 50*time.Millisecond || s.Active || s.Holds || !s.Queues {
 			t.Errorf("nobody holds it: the worker computed for %s in a second; %+v", cost, s)
 		}
-		r := begin(func() error { return readBlock(d.Node) })
+		r, flushed := begin(func() error { return readBlock(d.Node) }), begin(func() error { return flush(d.Node) })
 		b.waits("read", r)
+		b.waits("flush", flushed)
 		cost := b.worker(time.Second)
 		b.must(b.g.Hold(b.name))
 		if held := b.worker(time.Second); cost < 200*time.Millisecond || held > 50*time.Millisecond || !b.state().Holds {

@@ -75,7 +75,7 @@ func TestEnsure(t *testing.T) {
 	if want := (Device{Disk: "dm-7", Node: "/dev/dm-7", Major: 254, Minor: 7}); d != want {
 		t.Errorf("got %+v, want %+v", d, want)
 	}
-	wantChanges(t, f, "create", "create", "load", "resume", "load", "resume", "message", "create", "load", "resume", "load", "suspend", "resume", "load", "message")
+	wantChanges(t, f, "create", "create", "load", "resume", "load", "resume", "message", "create", "load", "resume", "load", "suspend", "resume", "load", "message", "message")
 	f.wantWell(t, table, pathA)
 	if uuid := f.look(table).UUID; uuid != "HOLDFAST-test-g1" {
 		t.Errorf("UUID %q", uuid)
@@ -133,18 +133,18 @@ func TestFeed(t *testing.T) {
 	}{
 		"nothing to do":    {nothing, pathA, nil},
 		"held":             {held, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
-		"held, another":    {held, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message"}},
+		"held, another":    {held, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message", "message"}},
 		"lost":             {lost, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
-		"lost, another":    {lost, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message"}},
-		"another":          {nothing, pathB, []string{"message", "load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message"}},
+		"lost, another":    {lost, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message", "message"}},
+		"another":          {nothing, pathB, []string{"message", "load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message", "message"}},
 		"given up":         {func(f *fake) { giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
 		"given up, held":   {func(f *fake) { held(f); giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
-		"grown":            {nothing, grown, []string{"load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message"}},
-		"table suspended":  {func(f *fake) { suspendNow(f, table) }, pathA, []string{"load", "suspend", "resume", "load", "resume", "message", "load", "suspend", "resume", "load", "message"}},
-		"leg suspended":    {func(f *fake) { suspendNow(f, table+legSuffix) }, pathA, []string{"message", "load", "resume", "load", "suspend", "resume", "load", "message"}},
+		"grown":            {nothing, grown, []string{"message", "load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message", "message"}},
+		"table suspended":  {func(f *fake) { suspendNow(f, table) }, pathA, []string{"load", "suspend", "resume", "load", "resume", "message", "load", "suspend", "resume", "load", "message", "message"}},
+		"leg suspended":    {func(f *fake) { suspendNow(f, table+legSuffix) }, pathA, []string{"message", "load", "resume", "load", "suspend", "resume", "load", "message", "message"}},
 		"table loaded":     {loadTable, pathA, []string{"clear"}},
-		"leg loaded":       {loadLeg, pathA, []string{"load", "suspend", "resume", "load", "message"}},
-		"of one path only": {oldTable, pathA, []string{"create", "load", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "message"}},
+		"leg loaded":       {loadLeg, pathA, []string{"load", "suspend", "resume", "load", "message", "message"}},
+		"of one path only": {oldTable, pathA, []string{"create", "load", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "message", "message"}},
 	}
 	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -294,7 +294,7 @@ func TestHold(t *testing.T) {
 		"lost":            {func(f *fake) { lose(f, pathA) }, []string{"suspend", "resume", "message"}, table + legSuffix},
 		"silent":          {func(f *fake) { f.set(func() { f.silent[pathA.dev()] = true }); f.send(table) }, []string{"suspend", "resume", "message", "message"}, table + legSuffix},
 		"held":            {holdNow, nil, table + legSuffix},
-		"begun":           {func(f *fake) { suspendNow(f, table+legSuffix) }, []string{"resume", "message", "message"}, table + legSuffix},
+		"begun":           {func(f *fake) { suspendNow(f, table+legSuffix) }, []string{"message", "resume", "message"}, table + legSuffix},
 		"table suspended": {func(f *fake) { suspendNow(f, table) }, nil, table},
 		"fed with B":      {func(f *fake) { f.do(feedB) }, []string{"suspend", "resume", "message", "message"}, table + legSuffix},
 		"of one path":     {oldTable, []string{"message"}, table},
@@ -346,7 +346,7 @@ func TestLeftBusy(t *testing.T) {
 	}
 	f.mend()
 	must(t, g.Hold(table))
-	wantChanges(t, f, "suspend")
+	wantChanges(t, f, "load", "suspend", "resume")
 	x := f.send(table)
 	if x.at != table+legSuffix || x.end != "" {
 		t.Errorf("I/O is at %q, %q", x.at, x.end)
@@ -623,7 +623,7 @@ func TestTurns(t *testing.T) {
 func TestTurnsEnd(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		if _, took := feedSideBySide(t, time.Minute); took > leadWait+tidyWait+100*time.Millisecond {
+		if _, took := feedSideBySide(t, time.Minute); took > 2*turnWait+100*time.Millisecond {
 			t.Errorf("the others took %v", took)
 		}
 	})
@@ -702,7 +702,7 @@ func TestList(t *testing.T) {
 	}
 	must(t, g.Hold(table))
 	got, err := g.List()
-	if want := map[string]uint32{table: 4, "holdfast-other": 0, "holdfast-left-g1": 0}; err != nil || !reflect.DeepEqual(got, want) {
+	if want := map[string]uint32{table: 5, "holdfast-other": 0, "holdfast-left-g1": 0}; err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %v, %v, want %v", got, err, want)
 	}
 	f.breakAt(1, faultKind{})
@@ -872,12 +872,15 @@ func TestStopQueueing(t *testing.T) {
 	t.Parallel()
 	f, g, o := onA(t)
 	must(t, g.StopQueueing(table))
-	wantChanges(t, f, "message", "suspend", "load", "resume")
+	wantChanges(t, f, "message", "message", "suspend", "load", "resume")
 	if x := f.send(table); x.end != pathA.dev() {
 		t.Errorf("I/O ended %q", x.end)
 	}
 	lose(f, pathA)
 	wantGivenUp(t, f)
+	if x := f.sendIO(&fakeIO{table: table, at: table, flush: true}); x.end != "EIO" {
+		t.Errorf("a flush ended %q", x.end)
+	}
 	must(t, g.StopQueueing(table))
 	must(t, g.Feed(table, pathB, false, o.proof))
 	f.wantWell(t, table, pathB)

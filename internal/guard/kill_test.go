@@ -51,6 +51,7 @@ func startedAt(t *testing.T, start func(*fake), noDelay bool) *fake {
 	start(f)
 	f.send(table)
 	f.readAhead(table)
+	f.sendIO(&fakeIO{table: table, at: table, flush: true})
 	f.set(func() { clear(f.dead); clear(f.silent) })
 	f.mend()
 	return f
@@ -187,7 +188,7 @@ func TestFeedKilledReachesAll(t *testing.T) {
 	t.Parallel()
 	n := everyFault(t, func() *fake { return startedAt(t, holdNow, false) }, func(f *fake) error { return feedAfresh(f, pathB) },
 		func(*fake) {})
-	if n != 25 { // twice a look, of five; a message; load, suspend, resume of the leg and a message; load, suspend, resume of the table and a message; load, suspend, resume of the wall, and of the leg; what waits; a message
+	if n != 34 { // four looks of four; a message; load, suspend, resume of the leg and a message; load, suspend, resume of the table and a message; load, suspend, resume of the wall, and of the leg; what waits; two messages
 		t.Errorf("%d calls", n)
 	}
 }
@@ -197,7 +198,7 @@ func TestFeedKilledTwice(t *testing.T) {
 	t.Parallel()
 	everyFault(t, func() *fake { return startedAt(t, starts["lost, held"], false) }, func(f *fake) error { return feedAfresh(f, pathB) },
 		func(f *fake) {
-			for n := 1; n < 18; n++ {
+			for n := 1; n < 28; n++ {
 				for _, kind := range faultKinds {
 					f.breakAt(n, kind)
 					_ = feedAfresh(f, pathC)
@@ -229,7 +230,7 @@ func TestEnsureKilled(t *testing.T) {
 						t.Errorf("devices: %v", f.devices)
 					}
 				})
-			if n != 22 { // create; twice a look of three; create, load, resume of the leg; load, resume of the table; leave; create, load, resume of the wall; load, suspend, resume of the leg; what waits; a message; get
+			if n != 23 { // create; twice a look of three; create, load, resume of the leg; load, resume of the table; leave; create, load, resume of the wall; load, suspend, resume of the leg; what waits; two messages; get
 				t.Errorf("%d calls", n)
 			}
 		})
@@ -349,7 +350,7 @@ func proofRefused(t *testing.T, f *fake, p Path, refused int) {
 func TestProofRefusedAndClearFails(t *testing.T) {
 	t.Parallel()
 	f, g, _ := onA(t)
-	f.breakAt(13, faultKind{}) // twice status, three tables and what is loaded; a message; load, clear
+	f.breakAt(18, faultKind{}) // three times status, three tables and what is loaded; a message; load, clear
 	asked := 0
 	err := g.Feed(table, pathB, false, func() error {
 		if asked++; asked == 2 {

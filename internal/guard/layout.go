@@ -117,6 +117,12 @@ func (g *Guards) lookAtLeg(name string, l layout) (leg, error) {
 	return x, nil
 }
 
+// canWait says whether a table in which what comes waits can be loaded into the leg.
+func (l layout) canWait() bool {
+	w := l.wall
+	return l.waits && w.there && !w.Suspended && !w.HasNewTable && w.disk != "" && w.size >= l.size
+}
+
 // stands says whether a wall is as it has to be for p.
 func (w wall) stands(p Path) bool {
 	return w.there && !w.Suspended && !w.HasNewTable && w.disk == p.dev() && w.size == p.sectors()
@@ -127,6 +133,10 @@ func (x leg) serves() bool { return x.active && !x.Suspended && x.disk != "" }
 
 // keeps says whether a leg sends nothing on before it is suspended.
 func (x leg) keeps() bool { return x.waits || x.standsBy }
+
+// fails says whether a leg has a table that fails whatever comes. It has no write
+// cache, and the kernel takes a flush to it for done.
+func (x leg) fails() bool { return x.HasTable && !x.keeps() && x.disk == "" }
 
 // collects says whether the table sends I/O there, and it waits there.
 func (x leg) collects() bool { return x.active && (x.Suspended || x.waits) }
@@ -160,10 +170,12 @@ func (l layout) over(p Path) bool {
 	return len(l.paths) == 2 && l.leg.dev != "" && l.direct().dev == p.dev()
 }
 
-// spare says whether the leg stands by beside a disk that works, and nothing has come.
+// spare says whether the leg stands by beside a disk that works, and nothing has
+// come. What the table counts to be under way may be less than what is: from a leg
+// whose path has failed something may have to come back.
 func (l layout) spare() bool {
 	x := l.leg
-	return x.standsBy && !x.Suspended && !x.inUse && x.busy == 0 && l.direct().active
+	return x.standsBy && x.active && !x.Suspended && !x.inUse && x.busy == 0 && l.direct().active
 }
 
 // right says whether the table is as it has to be over p, but for what works.

@@ -76,22 +76,14 @@ func (l layout) plan(p Path) (steps []step) {
 	return append(append(steps, l.build(p)...), l.standBy(p)...)
 }
 
-// standBy makes the leg the second path of a table that is right. What it keeps is
-// sent on by the suspend. Whatever else there was, it leads to p by now, and nothing
-// is sent there. A path that was in use stays in use while it works, so the table is
-// told which it has to be.
-func (l layout) standBy(p Path) (steps []step) {
-	right, x := l.right(p), l.leg
-	if !right || !l.spare() || !x.ready || x.size != p.sectors() {
-		steps = []step{{stand, onLeg}, {suspend, onLeg}, {resume, onLeg}, {prepare, onLeg}}
+// standBy makes the leg the second path of a table that has the disk itself. What it
+// keeps is sent on by the suspend; its path has failed by then. A path that was in
+// use stays in use while it works, so the table is told which it has to be.
+func (l layout) standBy(p Path) []step {
+	if l.right(p) && l.spare() && l.leg.ready && l.leg.size == p.sectors() {
+		return nil
 	}
-	if right && (x.inUse || !l.direct().active) {
-		steps = append(steps, step{prefer, onDisk})
-	}
-	if len(steps) > 0 || !x.active {
-		steps = append(steps, step{reinstate, onLeg})
-	}
-	return steps
+	return []step{{stand, onLeg}, {suspend, onLeg}, {resume, onLeg}, {prepare, onLeg}, {prefer, onDisk}, {reinstate, onLeg}}
 }
 
 // begin is what waits for nothing.
@@ -105,9 +97,13 @@ func (l layout) begin(p Path) (steps []step) {
 	switch {
 	case l.top.Suspended: // which takes no messages (EBUSY)
 	case l.direct().dev == p.dev():
-		steps = append(steps, l.turn()...)
+		steps = append(steps, l.turn(p)...)
 	case l.leg.active && l.leg.keeps():
-		steps = append(steps, step{leave, onLeg}) // before what it keeps comes back
+		// Before what it keeps comes back, which shall not go to the disk of before.
+		if l.direct().active && !l.spare() {
+			steps = append(steps, step{leave, onDisk})
+		}
+		steps = append(steps, step{leave, onLeg})
 	}
 	return steps
 }
@@ -132,9 +128,11 @@ func (l layout) build(p Path) (steps []step) {
 	return append(steps, reload(onWall, l.wall.Device)...)
 }
 
-// turn has the table send its I/O to the disk and not through the leg.
-func (l layout) turn() []step {
-	return l.route(onDisk, l.direct().active, onLeg, l.leg.active && !l.spare())
+// turn has the table send its I/O to the disk and not through the leg, which may stay
+// as it is if it stands by and nothing is to be done about it.
+func (l layout) turn(p Path) []step {
+	spare := l.waits && l.right(p) && l.spare()
+	return l.route(onDisk, l.direct().active, onLeg, l.leg.active && !spare)
 }
 
 // detour is the opposite. The path of a leg that collected may have failed
@@ -185,29 +183,41 @@ func (l layout) planHold() (steps []step) {
 	if !l.queues {
 		steps = append(steps, step{queueing, onTable})
 	}
-	if !l.leg.canCollect() {
+	if !l.canCollect() {
 		// What comes waits in the table, at the price of a processor.
 		return append(steps, l.leaveAll()...)
 	}
-	steps = append(steps, l.leg.collect()...)
-	if l.direct().active {
-		steps = append(steps, step{leave, onDisk})
+	if !l.direct().active {
+		return append(steps, l.collect()...)
 	}
-	return steps
+	if l.leg.keeps() && !l.spare() { // what it kept shall not go to the disk
+		return append(append(steps, step{leave, onDisk}), l.collect()...)
+	}
+	return append(append(steps, l.collect()...), step{leave, onDisk})
 }
 
 // canCollect says whether a leg has nothing to wait for in a suspend, if it takes
-// one: no I/O of the table, and nobody else who has it open and may read it.
-func (x leg) canCollect() bool {
+// one: no I/O of the table, and nobody else who has it open and may read it; and is
+// not one where a flush would not wait.
+func (l layout) canCollect() bool {
+	x := l.leg
+	if x.fails() && !l.canWait() {
+		return false
+	}
 	return x.dev != "" && (x.keeps() || x.Suspended || x.busy == 0 && x.OpenCount <= 1)
 }
 
-// collect has a leg keep what comes. A table that waits is resumed anew: one whose
+// collect has the leg keep what comes. A table that waits is resumed anew: one whose
 // suspend was interrupted waits no more (dm-delay.c, may_delay). What one that stood
 // by kept comes back from the wall, and the path fails.
-func (x leg) collect() (steps []step) {
+func (l layout) collect() (steps []step) {
+	x := l.leg
 	if x.collects() && !x.Suspended {
 		return nil
+	}
+	ready := x.ready
+	if !x.waits && !x.ready && l.canWait() {
+		steps, ready = append(steps, step{prepare, onLeg}), true
 	}
 	if !x.Suspended {
 		steps = append(steps, step{suspend, onLeg})
@@ -215,7 +225,7 @@ func (x leg) collect() (steps []step) {
 	if x.waits && x.strange() {
 		steps = append(steps, step{drop, onLeg})
 	}
-	if x.waits || x.ready {
+	if x.waits || ready {
 		steps = append(steps, step{resume, onLeg})
 	}
 	if !x.active || x.standsBy {
@@ -235,8 +245,11 @@ func (l layout) planEnd(now bool) (steps []step) {
 		steps = append(steps, step{drop, onTable}, step{resume, onTable})
 	}
 	steps = append(steps, step{failing, onTable})
-	if now {
+	switch {
+	case now:
 		steps = append(steps, l.leaveAll()...)
+	case l.leg.active && !l.leg.serves(): // or what comes would wait there, or a flush be done
+		steps = append(steps, step{leave, onLeg})
 	}
 	return append(steps, l.leg.spill()...)
 }
@@ -252,9 +265,12 @@ func (x leg) spill() (steps []step) {
 	return steps
 }
 
-// leads returns after how many of the steps I/O goes to where they lead.
-func leads(steps []step) int {
-	return 1 + slices.IndexFunc(steps, func(s step) bool { return s.do == reinstate })
+// leading are the steps before the table is touched that I/O is led past.
+func leading(steps []step) []step {
+	if n := slices.Index(steps, step{load, onTable}); n >= 0 {
+		return steps[:n]
+	}
+	return steps
 }
 
 // messages are those of the steps that neither wait for anything nor disturb what
@@ -315,7 +331,7 @@ func (g *Guards) take(c *change, s step) error {
 	case stand:
 		return g.dm.Load(name, standbyTable(c.layout.wall.Number(), c.path.sectors(), c.readOnly))
 	case prepare:
-		return g.dm.Load(name, waitTable(c.layout.wall.Number(), c.path.sectors(), c.readOnly))
+		return g.dm.Load(name, c.waitTable())
 	case spoil:
 		return g.dm.Load(name, errorTable(c.layout.size, c.layout.leg.ReadOnly))
 	case suspend:
@@ -326,6 +342,14 @@ func (g *Guards) take(c *change, s step) error {
 	default:
 		return g.dm.Message(c.name, c.message(s))
 	}
+}
+
+// waitTable is for the disk that is fed, or for the table as it is.
+func (c *change) waitTable() dm.Table {
+	if c.path == (Path{}) {
+		return waitTable(c.layout.wall.Number(), c.layout.size, c.layout.top.ReadOnly)
+	}
+	return waitTable(c.layout.wall.Number(), c.path.sectors(), c.readOnly)
 }
 
 func (g *Guards) create(c *change, on object, name string) error {

@@ -18,7 +18,7 @@ func TestPlanAllLayouts(t *testing.T) {
 	eachLayout(func(l layout) {
 		n++
 		for what, steps := range map[string][]step{"feed": l.plan(pathA), "hold": l.planHold(), "end": l.planEnd(true), "stop": l.planEnd(false)} {
-			if err := sensible(l, steps); err != nil || len(steps) > 20 {
+			if err := sensible(l, steps); err != nil || len(steps) > 22 {
 				t.Fatalf("%s %+v: %q: %v", what, l, steps, err)
 			}
 		}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/dm"
 )
@@ -101,10 +102,17 @@ func waitTable(wall string, sectors uint64, readOnly bool) dm.Table {
 // standbyTable keeps what is written, as waitTable does, and fails what is read. So a
 // table whose disk fails has a second path at once, where its writes wait at no
 // price and without anybody's help; and whoever reads the leg itself, as programs do
-// that look at all block devices, has to wait for nothing.
+// that look at all block devices, has to wait for nothing. A flush fails after a
+// moment in which somebody can hold the volume: systemd flushes every device of the
+// device mapper when a machine goes down (detach-dm.c).
 func standbyTable(wall string, sectors uint64, readOnly bool) dm.Table {
-	return dm.Table{Sectors: sectors, Target: "delay", ReadOnly: readOnly, Params: fmt.Sprintf("%s 0 0 %s 0 %d", wall, wall, uint32(math.MaxUint32))}
+	return dm.Table{
+		Sectors: sectors, Target: "delay", ReadOnly: readOnly,
+		Params: fmt.Sprintf("%s 0 0 %s 0 %d %s 0 %d", wall, wall, uint32(math.MaxUint32), wall, standbyFlush.Milliseconds()),
+	}
 }
+
+const standbyFlush = time.Second
 
 // wallTable fails whatever comes, and passes for a disk like that of p: what it can
 // do (flush, force unit access, discard) is what the kernel lets through to the leg

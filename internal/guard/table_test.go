@@ -91,11 +91,12 @@ func TestParseLinear(t *testing.T) {
 func TestParseDelay(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string][2]bool{
-		"253:1 0 4294967295":           {true, false},
-		"253:1 0 50":                   {true, false},
-		"253:1 0 0 253:1 0 4294967295": {false, true},
-		"253:1 0":                      {},
-		"":                             {},
+		"253:1 0 4294967295":                        {true, false},
+		"253:1 0 50":                                {true, false},
+		"253:1 0 0 253:1 0 4294967295":              {false, true},
+		"253:1 0 0 253:1 0 4294967295 253:1 0 1000": {false, true},
+		"253:1 0": {},
+		"":        {},
 	} {
 		if waits, standsBy := parseDelay(dm.Target{Type: "delay", Text: text}); waits != want[0] || standsBy != want[1] {
 			t.Errorf("%q: waits %v, stands by %v", text, waits, standsBy)

@@ -555,7 +555,7 @@ func (f *fake) hasNoCache(path string) bool {
 
 func (f *fake) moveInLeg(x *fakeIO, leg, above *fakeTable, number string) bool {
 	switch {
-	case leg.target == "linear" && f.silent[leg.path] || leg.target == "delay" && !leg.passing && !(leg.standsBy && x.read):
+	case leg.target == "linear" && f.silent[leg.path] || leg.target == "delay" && !leg.passing && (!leg.standsBy || !x.read):
 		return false
 	case leg.target == "linear" && !f.dead[leg.path]:
 		x.end = leg.path

@@ -185,12 +185,13 @@ func (l layout) right(p Path) bool {
 
 // disk returns the device that I/O goes to, or went to last, and whether it does.
 func (l layout) disk() (dev string, active bool) {
-	d := l.direct()
+	d, x := l.direct(), l.leg
+	takes := x.standsBy && x.active && x.inUse
 	switch {
-	case d.active && !(l.leg.standsBy && l.leg.active && l.leg.inUse):
+	case d.active && !takes:
 		return d.dev, true
-	case l.leg.serves():
-		return l.leg.disk, true
+	case x.serves():
+		return x.disk, true
 	default:
 		return d.dev, false
 	}

@@ -43,11 +43,8 @@ func (g *Guards) inTurn(c *change, plan func(layout) []step) error {
 		defer func() { <-g.turn }()
 	case <-late.C:
 	}
-	g.mu.Lock()
-	closed := g.closed
-	g.mu.Unlock()
-	if closed {
-		return errEnding(c.name)
+	if err := c.proof(); err != nil {
+		return fmt.Errorf("guard %s: %w", c.name, err)
 	}
 	l, err := g.look(c.name)
 	if err != nil {
@@ -55,10 +52,6 @@ func (g *Guards) inTurn(c *change, plan func(layout) []step) error {
 	}
 	c.layout = l
 	return g.carryOut(c, plan(l))
-}
-
-func errEnding(name string) error {
-	return fmt.Errorf("guard %s: %w: this process is ending", name, volume.ErrUnavailable)
 }
 
 func (g *Guards) tryLock(name string) (unlock func(), ok bool) {
@@ -86,7 +79,7 @@ func (g *Guards) lock(ctx context.Context, name string) (func(), error) {
 		done, closed := g.locked[name], g.closed
 		g.mu.Unlock()
 		if closed {
-			return nil, errEnding(name)
+			return nil, fmt.Errorf("guard %s: %w: this process is ending", name, volume.ErrUnavailable)
 		}
 		if done == nil {
 			continue

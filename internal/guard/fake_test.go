@@ -209,8 +209,8 @@ func (f *fake) Load(name string, t dm.Table) error {
 			fresh.paths, fresh.queues = m[1:], true
 		case t.Target == "linear" && strings.HasSuffix(t.Params, " 0"):
 			fresh.path = strings.TrimSuffix(t.Params, " 0")
-		case t.Target == "flakey" && strings.HasSuffix(t.Params, " 0 0 1") && !f.noDelay:
-			fresh.path = strings.TrimSuffix(t.Params, " 0 0 1")
+		case t.Target == "flakey" && strings.HasSuffix(t.Params, " 0 0 1 0") && !f.noDelay:
+			fresh.path = strings.TrimSuffix(t.Params, " 0 0 1 0")
 		case t.Target == "delay" && f.isDelay(t):
 			fresh.path, _, _ = strings.Cut(t.Params, " ")
 			fresh.standsBy = strings.Contains(t.Params, " 0 0 ")
@@ -248,7 +248,7 @@ func (f *fake) Suspend(name string) error {
 			f.presuspend(d)
 			return fmt.Errorf("fake: %w", unix.EINTR)
 		}
-		if d.live != nil && f.waits(d) {
+		if d.live != nil && (f.waits(d) || d.live.target == "delay" && f.wallSuspended(d.live) && f.under(d.Number()) > 0) {
 			panic("a suspend of " + name + " waits for I/O that may never end")
 		}
 		if d.live != nil && d.live.target == "delay" {
@@ -553,8 +553,18 @@ func (f *fake) hasNoCache(path string) bool {
 	return d != nil && d.live != nil && d.live.target == "error"
 }
 
+// wallSuspended says whether what a leg gives back waits.
+func (f *fake) wallSuspended(leg *fakeTable) bool {
+	wall := f.byNumber(leg.path)
+	return wall != nil && wall.Suspended
+}
+
 func (f *fake) moveInLeg(x *fakeIO, leg, above *fakeTable, number string) bool {
 	switch {
+	case x.flush && leg.target == "error":
+		x.end = "done" // it was kept by a leg that was suspended
+	case leg.target == "delay" && f.wallSuspended(leg):
+		return false
 	case leg.target == "linear" && f.silent[leg.path] || leg.target == "delay" && !leg.passing && (!leg.standsBy || !x.read):
 		return false
 	case leg.target == "linear" && !f.dead[leg.path]:

@@ -75,7 +75,7 @@ func TestEnsure(t *testing.T) {
 	if want := (Device{Disk: "dm-7", Node: "/dev/dm-7", Major: 254, Minor: 7}); d != want {
 		t.Errorf("got %+v, want %+v", d, want)
 	}
-	wantChanges(t, f, "create", "create", "load", "resume", "load", "resume", "message", "create", "load", "resume", "load", "suspend", "resume", "load", "message", "message")
+	wantChanges(t, f, "create", "create", "load", "resume", "create", "load", "resume", "load", "resume", "message", "load", "suspend", "resume", "load", "message", "message")
 	f.wantWell(t, table, pathA)
 	if uuid := f.look(table).UUID; uuid != "HOLDFAST-test-g1" {
 		t.Errorf("UUID %q", uuid)
@@ -133,13 +133,13 @@ func TestFeed(t *testing.T) {
 	}{
 		"nothing to do":    {nothing, pathA, nil},
 		"held":             {held, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
-		"held, another":    {held, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message", "message"}},
+		"held, another":    {held, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "message", "message"}},
 		"lost":             {lost, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
-		"lost, another":    {lost, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message", "message"}},
-		"another":          {nothing, pathB, []string{"message", "load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message", "message"}},
+		"lost, another":    {lost, pathB, []string{"message", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "message", "message"}},
+		"another":          {nothing, pathB, []string{"message", "load", "suspend", "resume", "message", "message", "load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "message", "message"}},
 		"given up":         {func(f *fake) { giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
 		"given up, held":   {func(f *fake) { held(f); giveUpNow(f) }, pathA, []string{"message", "message", "load", "suspend", "resume", "load", "message", "message"}},
-		"grown":            {nothing, grown, []string{"message", "load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "message", "message"}},
+		"grown":            {nothing, grown, []string{"message", "load", "suspend", "resume", "load", "suspend", "resume", "load", "suspend", "resume", "message", "load", "suspend", "resume", "load", "message", "message"}},
 		"table suspended":  {func(f *fake) { suspendNow(f, table) }, pathA, []string{"load", "suspend", "resume", "load", "resume", "message", "load", "suspend", "resume", "load", "message", "message"}},
 		"leg suspended":    {func(f *fake) { suspendNow(f, table+legSuffix) }, pathA, []string{"message", "load", "resume", "load", "suspend", "resume", "load", "message", "message"}},
 		"table loaded":     {loadTable, pathA, []string{"clear"}},
@@ -346,7 +346,7 @@ func TestLeftBusy(t *testing.T) {
 	}
 	f.mend()
 	must(t, g.Hold(table))
-	wantChanges(t, f, "load", "suspend", "resume")
+	wantChanges(t, f, "load", "message", "suspend", "resume", "message")
 	x := f.send(table)
 	if x.at != table+legSuffix || x.end != "" {
 		t.Errorf("I/O is at %q, %q", x.at, x.end)
@@ -539,12 +539,17 @@ func TestGiveUp(t *testing.T) {
 // wantGivenUp fails unless nothing waits and what comes fails.
 func wantGivenUp(t *testing.T, f *fake) {
 	t.Helper()
-	if x := f.send(table); x.end != "EIO" {
-		t.Fatalf("I/O ends %q at %s: %s", x.end, x.at, f.text(table))
+	for _, flush := range []bool{false, true} {
+		if x := f.sendIO(&fakeIO{table: table, at: table, flush: flush}); x.end != "EIO" {
+			t.Fatalf("I/O ends %q at %s: %s", x.end, x.at, f.text(table))
+		}
 	}
 	for _, x := range f.ios {
 		if x.end == "" && !f.silent[f.look(x.at).live.path] {
 			t.Fatalf("I/O waits at %s: %s", x.at, f.text(table))
+		}
+		if x.end == "done" && !f.noDelay {
+			t.Fatalf("a flush was taken for done: %s", f.text(table))
 		}
 	}
 }

@@ -292,13 +292,31 @@ func TestGiveUpKilled(t *testing.T) {
 	}
 }
 
+// What waits after a hold that was killed fails once it is given up; a flush as well.
+func TestGiveUpAfterHoldKill(t *testing.T) {
+	t.Parallel()
+	for from, start := range starts {
+		t.Run(from, func(t *testing.T) {
+			t.Parallel()
+			hold := func(f *fake) error { g, _ := f.guards(); return g.Hold(table) }
+			everyFault(t, func() *fake { return startedAt(t, start, false) }, hold, func(f *fake) {
+				f.set(func() { f.dead[pathA.dev()], f.dead[pathB.dev()] = true, true })
+				f.sendIO(&fakeIO{table: table, at: table, flush: true})
+				g, _ := f.guards()
+				must(t, g.GiveUp(table))
+				wantGivenUp(t, f)
+			})
+		})
+	}
+}
+
 // A proof that is refused, before a leg is loaded or after, leaves what was in use
 // in use, and nothing beside it that somebody's resume could put to use.
 func TestProofRefused(t *testing.T) {
 	t.Parallel()
 	for from, start := range starts {
 		for to, p := range targets {
-			for refused := 1; refused <= 3; refused++ {
+			for refused := 1; refused <= 6; refused++ {
 				t.Run(fmt.Sprintf("%s to %s, proof %d", from, to, refused), func(t *testing.T) {
 					t.Parallel()
 					proofRefused(t, startedAt(t, start, false), p, refused)
@@ -353,7 +371,7 @@ func TestProofRefusedAndClearFails(t *testing.T) {
 	f.breakAt(18, faultKind{}) // three times status, three tables and what is loaded; a message; load, clear
 	asked := 0
 	err := g.Feed(table, pathB, false, func() error {
-		if asked++; asked == 2 {
+		if asked++; asked == 3 {
 			return errProof
 		}
 		return nil

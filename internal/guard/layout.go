@@ -117,10 +117,9 @@ func (g *Guards) lookAtLeg(name string, l layout) (leg, error) {
 	return x, nil
 }
 
-// canWait says whether a table in which what comes waits can be loaded into the leg.
+// canWait says whether a table over the wall can be loaded into the leg.
 func (l layout) canWait() bool {
-	w := l.wall
-	return l.waits && w.there && !w.Suspended && !w.HasNewTable && w.disk != "" && w.size >= l.size
+	return l.waits && l.wall.there && l.wall.disk != "" && l.wall.size >= l.size
 }
 
 // stands says whether a wall is as it has to be for p.
@@ -134,8 +133,8 @@ func (x leg) serves() bool { return x.active && !x.Suspended && x.disk != "" }
 // keeps says whether a leg sends nothing on before it is suspended.
 func (x leg) keeps() bool { return x.waits || x.standsBy }
 
-// fails says whether a leg has a table that fails whatever comes. It has no write
-// cache, and the kernel takes a flush to it for done.
+// fails says whether a leg has a table that fails whatever comes. It may have no write
+// cache, and the kernel takes a flush to it for done then.
 func (x leg) fails() bool { return x.HasTable && !x.keeps() && x.disk == "" }
 
 // collects says whether the table sends I/O there, and it waits there.

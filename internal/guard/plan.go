@@ -53,7 +53,7 @@ func (s step) String() string { return string(s.do) + " " + string(s.on) }
 // unless that is on p itself: it is left as it is, and a plan for it comes of a
 // later look.
 func (l layout) plan(p Path) (steps []step) {
-	steps = l.begin(p)
+	steps = append(l.open(), l.begin(p)...)
 	if l.leg.stuck(p) {
 		return steps
 	}
@@ -66,14 +66,29 @@ func (l layout) plan(p Path) (steps []step) {
 	if d := l.direct(); d.busy > 0 && d.dev != p.dev() && !l.top.Suspended {
 		return steps
 	}
+	if l.waits {
+		steps = append(steps, l.build(p)...)
+	}
 	if !l.right(p) {
 		steps = append(steps, reload(onTable, l.top)...)
 		steps = append(steps, step{leave, onLeg})
 	}
-	if !l.waits {
-		return steps
+	if l.waits {
+		steps = append(steps, l.standBy(p)...)
 	}
-	return append(append(steps, l.build(p)...), l.standBy(p)...)
+	return steps
+}
+
+// open has a wall answer that was left suspended: or whatever suspends a leg that
+// keeps something would wait for it. There is never anything under way in a wall.
+func (l layout) open() (steps []step) {
+	if !l.wall.Suspended || !l.wall.HasTable {
+		return nil
+	}
+	if l.wall.HasNewTable {
+		steps = append(steps, step{drop, onWall})
+	}
+	return append(steps, step{resume, onWall})
 }
 
 // standBy makes the leg the second path of a table that has the disk itself. What it
@@ -98,11 +113,22 @@ func (l layout) begin(p Path) (steps []step) {
 	case l.top.Suspended: // which takes no messages (EBUSY)
 	case l.direct().dev == p.dev():
 		steps = append(steps, l.turn(p)...)
-	case l.leg.active && l.leg.keeps():
-		// Before what it keeps comes back, which shall not go to the disk of before.
-		if l.direct().active && !l.spare() {
-			steps = append(steps, step{leave, onDisk})
-		}
+	case l.leg.keeps():
+		steps = append(steps, l.empty()...)
+	}
+	return steps
+}
+
+// empty is done before what the leg keeps comes back: it shall wait then, and not go
+// to the disk of before.
+func (l layout) empty() (steps []step) {
+	if !l.queues {
+		steps = append(steps, step{queueing, onTable})
+	}
+	if l.direct().active && !l.spare() {
+		steps = append(steps, step{leave, onDisk})
+	}
+	if l.leg.active {
 		steps = append(steps, step{leave, onLeg})
 	}
 	return steps
@@ -117,7 +143,7 @@ func reload(on object, d dm.Device) []step {
 	return []step{{load, on}, {resume, on}}
 }
 
-// build makes the wall one for p. There is never anything under way in it.
+// build makes the wall one for p.
 func (l layout) build(p Path) (steps []step) {
 	if l.wall.stands(p) {
 		return nil
@@ -180,6 +206,7 @@ func (l layout) planHold() (steps []step) {
 	if !l.top.HasTable || l.top.Suspended {
 		return nil
 	}
+	steps = l.open()
 	if !l.queues {
 		steps = append(steps, step{queueing, onTable})
 	}
@@ -209,29 +236,39 @@ func (l layout) canCollect() bool {
 
 // collect has the leg keep what comes. A table that waits is resumed anew: one whose
 // suspend was interrupted waits no more (dm-delay.c, may_delay). What one that stood
-// by kept comes back from the wall, and the path fails.
-func (l layout) collect() (steps []step) {
+// by kept comes back from the wall, and the path fails. One that leads to a disk gets
+// nothing more before it is suspended.
+func (l layout) collect() []step {
 	x := l.leg
 	if x.collects() && !x.Suspended {
 		return nil
 	}
-	ready := x.ready
-	if !x.waits && !x.ready && l.canWait() {
-		steps, ready = append(steps, step{prepare, onLeg}), true
+	steps, comes := l.fresh()
+	if x.active && !x.Suspended && !x.keeps() {
+		steps = append(steps, step{leave, onLeg})
 	}
 	if !x.Suspended {
 		steps = append(steps, step{suspend, onLeg})
 	}
-	if x.waits && x.strange() {
-		steps = append(steps, step{drop, onLeg})
-	}
-	if x.waits || ready {
+	if comes {
 		steps = append(steps, step{resume, onLeg})
 	}
-	if !x.active || x.standsBy {
-		steps = append(steps, step{reinstate, onLeg})
+	return append(steps, step{reinstate, onLeg})
+}
+
+// fresh sees to it that the table in which what comes waits is the one that the next
+// resume of the leg brings, and says whether it is.
+func (l layout) fresh() (steps []step, comes bool) {
+	switch x := l.leg; {
+	case x.waits && x.strange():
+		return []step{{drop, onLeg}}, true
+	case x.waits || x.ready:
+		return nil, true
+	case l.canWait():
+		return []step{{prepare, onLeg}}, true
+	default:
+		return nil, false
 	}
-	return steps
 }
 
 // planEnd has what waits fail, and what comes. With now what is below is not
@@ -240,6 +277,7 @@ func (l layout) planEnd(now bool) (steps []step) {
 	if !l.top.HasTable {
 		return nil
 	}
+	steps = l.open()
 	if l.top.Suspended {
 		// On the table that it had: who could vouch for another is gone.
 		steps = append(steps, step{drop, onTable}, step{resume, onTable})
@@ -265,12 +303,15 @@ func (x leg) spill() (steps []step) {
 	return steps
 }
 
-// leading are the steps before the table is touched that I/O is led past.
+// leading are the steps after which I/O goes through the leg.
 func leading(steps []step) []step {
-	if n := slices.Index(steps, step{load, onTable}); n >= 0 {
-		return steps[:n]
+	n := slices.IndexFunc(steps, func(s step) bool {
+		return s == step{create, onWall} || s == step{load, onWall} || s == step{load, onTable}
+	})
+	if n < 0 {
+		return steps
 	}
-	return steps
+	return steps[:n]
 }
 
 // messages are those of the steps that neither wait for anything nor disturb what
@@ -333,7 +374,7 @@ func (g *Guards) take(c *change, s step) error {
 	case prepare:
 		return g.dm.Load(name, c.waitTable())
 	case spoil:
-		return g.dm.Load(name, errorTable(c.layout.size, c.layout.leg.ReadOnly))
+		return g.dm.Load(name, c.failTable())
 	case suspend:
 		return g.suspend(c, name)
 	case resume:
@@ -342,6 +383,15 @@ func (g *Guards) take(c *change, s step) error {
 	default:
 		return g.dm.Message(c.name, c.message(s))
 	}
+}
+
+// failTable is what is loaded into a leg that shall fail whatever comes.
+func (c *change) failTable() dm.Table {
+	l := c.layout
+	if l.canWait() {
+		return wallTable(l.wall.Number(), l.size, l.leg.ReadOnly)
+	}
+	return errorTable(l.size, l.leg.ReadOnly)
 }
 
 // waitTable is for the disk that is fed, or for the table as it is.
@@ -370,7 +420,7 @@ func (g *Guards) load(c *change, on object, name string) error {
 	case onTable:
 		t = multipathTable(c.path.dev(), c.layout.leg.Number(), c.path.sectors(), c.readOnly)
 	case onWall:
-		t = wallTable(c.path, c.readOnly)
+		t = wallTable(c.path.dev(), c.path.sectors(), c.readOnly)
 	case onLeg, onDisk:
 	}
 	if err := g.dm.Load(name, t); err != nil {

@@ -114,15 +114,16 @@ func standbyTable(wall string, sectors uint64, readOnly bool) dm.Table {
 
 const standbyFlush = time.Second
 
-// wallTable fails whatever comes, and passes for a disk like that of p: what it can
+// wallTable fails whatever comes, and passes for a disk like the one below: what that can
 // do (flush, force unit access, discard) is what the kernel lets through to the leg
 // that waits above it, and a flush that is not let through is taken for done. It is
-// up for 0 seconds and down for 1, and so on.
-func wallTable(p Path, readOnly bool) dm.Table {
-	return dm.Table{Sectors: p.sectors(), Target: "flakey", ReadOnly: readOnly, Params: p.dev() + " 0 0 1"}
+// up for 0 seconds and down for 1, and so on. The last word is that there are no
+// features: where it is missing, some kernels since 6.5 let everything through.
+func wallTable(below string, sectors uint64, readOnly bool) dm.Table {
+	return dm.Table{Sectors: sectors, Target: "flakey", ReadOnly: readOnly, Params: below + " 0 0 1 0"}
 }
 
-// errorTable fails whatever comes.
+// errorTable fails whatever comes, but a flush, which is taken for done.
 func errorTable(sectors uint64, readOnly bool) dm.Table {
 	return dm.Table{Sectors: sectors, Target: "error", ReadOnly: readOnly}
 }

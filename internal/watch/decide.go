@@ -76,9 +76,6 @@ func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory)
 		return endAgain(f, v, m)
 	}
 	m.ended = false
-	if m.state == Serving && f.now.Sub(m.since) >= peace {
-		m.feeds, m.feedAt = 0, time.Time{}
-	}
 	out, state := look(r, f, v, m)
 	if state == Serving {
 		m.serve(f.now)
@@ -136,6 +133,7 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	}
 	p := pathOf(r, ns)
 	if t.Whole(p) {
+		m.settle(f.now)
 		return nil, Serving
 	}
 	state := Waiting
@@ -149,6 +147,13 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	m.feeds++
 	m.holdAt = time.Time{}
 	return []order{{act: feed, volume: v, path: p, ro: ns.ReadOnly}}, state
+}
+
+// settle ends the pacing of the feeds once a volume has been well for long enough.
+func (m *volumeMemory) settle(now time.Time) {
+	if m.state == Serving && now.Sub(m.since) >= peace {
+		m.feeds, m.feedAt = 0, time.Time{}
+	}
 }
 
 // hold paces the holds of a volume: the loop looks again as soon as one has
@@ -225,7 +230,7 @@ func (m *volumeMemory) settled(v Volume) bool {
 	if v.Ended {
 		return v.Table == "" || m.ended
 	}
-	return m.state == Serving
+	return m.state == Serving && m.feedAt.IsZero() // or what is left to do would be forgotten
 }
 
 func (m *volumeMemory) become(s State, now time.Time) {

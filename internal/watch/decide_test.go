@@ -141,6 +141,7 @@ var (
 	pathFailed   = ofTable(func(t *table) { t.Active = false })
 	tableGone    = ofTable(func(t *table) { *t = table{absent: true} })
 	otherDevice  = ofDevice(func(ns *nvmesysfs.Namespace) { ns.UUID = otherUUID })
+	untidy       = ofTable(func(t *table) { t.Untidy = true })
 	noDevice     = func(f *facts, _ *Volume) { f.namespaces = nil }
 	connecting   = stateOfAll("connecting")
 	noController = func(f *facts, _ *Volume) { f.controllers, f.namespaces = nil, nil }
@@ -698,6 +699,33 @@ func TestAsk(t *testing.T) {
 		})
 		if diff := cmp.Diff(c.first, got[:min(len(got), 1)]); diff != "" && len(got)+len(c.first) > 0 {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// A volume that serves and has something left to do is looked at again, until nothing
+// is; one that was put back is looked at until that has lasted.
+func TestSettled(t *testing.T) {
+	t.Parallel()
+	v := ourVolume()
+	var m volumeMemory
+	for _, c := range []struct {
+		after  time.Duration
+		change func(*facts, *Volume)
+		orders []string
+		want   bool
+	}{
+		{0, both(), nil, true},
+		{time.Second, untidy, []string{"feed 259:3"}, false},
+		{time.Second + feedFirst/2, untidy, nil, false},
+		{2 * time.Second, both(), nil, false},
+		{20 * time.Second, both(), nil, true},
+	} {
+		f, v := factsOf(c.after, v), v
+		c.change(&f, &v)
+		got := words(decideVolume(testRules, f, v, &sessionMemory{}, &m))
+		if diff := cmp.Diff(c.orders, got); diff != "" || m.settled(v) != c.want || m.state != Serving {
+			t.Errorf("after %v: settled %v, %s, orders (-want +got):\n%s", c.after, m.settled(v), m.state, diff)
 		}
 	}
 }

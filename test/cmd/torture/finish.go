@@ -104,9 +104,10 @@ const (
 	// cycle is how long after healing a kernel at a reconnect delay of one second
 	// may take where nothing answered: it sends a SYN at 0 and 1 s of four.
 	cycle = 3 * time.Second
-	// noticed is when it has found out that nothing answers (a keep-alive of 5 s,
-	// sent each half of it), and has waited for its first attempt.
-	noticed = 8500 * time.Millisecond
+	// noticed is when it has found out that nothing answers (a keep-alive of 5 s, sent
+	// each half of it, whose timer is rounded up to a second: blk-timeout.c,
+	// blk_add_timer), and has waited for its first attempt.
+	noticed = 9500 * time.Millisecond
 	// emulated is what emulated processors may add.
 	emulated = 500 * time.Millisecond
 )
@@ -115,11 +116,14 @@ const (
 // one second. A target that accepts and is silent is given up after ten. A silence
 // that ends before it was noticed is noticed afterwards all the same. Where the
 // kernel alone would never come back, or the plugin or the storage host has to
-// start first, it is that second too.
-func (p plan) bound() time.Duration {
+// start first, it is that second too. Healed is when everything was, from the
+// beginning of the round: a machine that was switched off also has to boot.
+func (p plan) bound(healed time.Duration) time.Duration {
 	switch {
 	case slices.Contains(silences, p.kind):
 		return max(cycle, noticed-(p.until-p.at)) + emulated
+	case p.kind == "power":
+		return max(time.Second, noticed-(healed-p.at)) + emulated
 	case p.kind == "hung":
 		return 11*time.Second + emulated
 	default:

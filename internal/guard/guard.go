@@ -83,8 +83,8 @@ type State struct {
 	// NewTable is one that was loaded and not put to use.
 	NewTable bool
 	HasTable bool
-	// Untidy says that a Feed of Path would find something to do: what another was
-	// killed in, or could not do yet.
+	// Untidy says that a Feed of Path would find something to do, or will: what another
+	// was killed in, or could not do yet.
 	Untidy bool
 }
 
@@ -304,11 +304,16 @@ func (g *Guards) Remove(ctx context.Context, name string) error {
 // release fails what somebody reads of a leg that keeps it, and whose table is gone:
 // or it would be in use for ever.
 func (g *Guards) release(name string) error {
-	x, err := g.lookAtLeg(name+legSuffix, layout{})
-	if err != nil || !x.HasTable {
+	w, err := g.lookAtWall(name + wallSuffix)
+	if err != nil {
 		return err
 	}
-	return g.carryOut(&change{name: name, layout: layout{leg: x, size: x.size}}, x.spill())
+	l := layout{wall: w}
+	if l.leg, err = g.lookAtLeg(name+legSuffix, l); err != nil || !l.leg.HasTable {
+		return err
+	}
+	l.size = l.leg.size
+	return g.carryOut(&change{name: name, layout: l}, append(l.open(), l.leg.spill()...))
 }
 
 func (g *Guards) remove(ctx context.Context, device string) error {

@@ -501,7 +501,9 @@ func TestKernelBusyBelow(t *testing.T) {
 	b.feed(other)
 	b.must(b.ends("held write", w))
 	b.holds(file, 2, 'c')
-	b.healthy(other)
+	if s := b.state(); !s.On(other) || s.Whole(other) {
+		t.Errorf("past a disk that is stuck: %+v", s)
+	}
 	b.waits("write below", stuck)
 	slow.goOn()
 	b.must(b.ends("write below", stuck))

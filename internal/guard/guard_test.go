@@ -338,7 +338,7 @@ func TestLeftBusy(t *testing.T) {
 	stuck := f.send(table)
 	must(t, g.Hold(table))
 	must(t, g.Feed(table, pathB, false, o.proof))
-	if s, err := g.State(table); err != nil || !s.Whole(pathB) || stuck.end != "" {
+	if s, err := g.State(table); err != nil || !s.On(pathB) || !s.Untidy || stuck.end != "" {
 		t.Errorf("%+v, %v; what is stuck ended %q", s, err, stuck.end)
 	}
 	if x := f.send(table); x.end != pathB.dev() {
@@ -604,7 +604,7 @@ func TestRemoveBusy(t *testing.T) {
 		}
 		start := time.Now()
 		must(t, g.Remove(t.Context(), table))
-		if len(f.devices) != 0 || len(f.calls) != 11 || time.Since(start) != 3*pollEvery {
+		if len(f.devices) != 0 || len(f.calls) != 12 || time.Since(start) != 3*pollEvery {
 			t.Errorf("%d devices after %s and %v", len(f.devices), dumpCalls(f), time.Since(start))
 		}
 	})

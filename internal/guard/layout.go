@@ -202,5 +202,5 @@ func (l layout) untidy() bool {
 	dev, _ := l.disk()
 	p := Path{SizeBytes: int64(l.size) * sectorSize}
 	n, err := fmt.Sscanf(dev, "%d:%d", &p.Major, &p.Minor)
-	return err != nil || n != 2 || len(l.plan(p)) > 0
+	return err != nil || n != 2 || !l.over(p) || len(l.plan(p)) > 0
 }

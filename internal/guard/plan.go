@@ -113,7 +113,7 @@ func (l layout) begin(p Path) (steps []step) {
 	case l.top.Suspended: // which takes no messages (EBUSY)
 	case l.direct().dev == p.dev():
 		steps = append(steps, l.turn(p)...)
-	case l.leg.keeps():
+	case l.leg.dev != "" && l.leg.keeps():
 		steps = append(steps, l.empty()...)
 	}
 	return steps

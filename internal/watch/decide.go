@@ -76,6 +76,9 @@ func decideVolume(r rules, f facts, v Volume, s *sessionMemory, m *volumeMemory)
 		return endAgain(f, v, m)
 	}
 	m.ended = false
+	if m.well() && f.now.Sub(m.since) >= peace {
+		m.feeds, m.feedAt = 0, time.Time{}
+	}
 	out, state := look(r, f, v, m)
 	if state == Serving {
 		m.serve(f.now)
@@ -132,8 +135,7 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 		return m.hold(f.now, t, v), Waiting
 	}
 	p := pathOf(r, ns)
-	if t.Whole(p) {
-		m.settle(f.now)
+	if m.untidy = !t.Whole(p); !m.untidy {
 		return nil, Serving
 	}
 	state := Waiting
@@ -149,12 +151,8 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	return []order{{act: feed, volume: v, path: p, ro: ns.ReadOnly}}, state
 }
 
-// settle ends the pacing of the feeds once a volume has been well for long enough.
-func (m *volumeMemory) settle(now time.Time) {
-	if m.state == Serving && now.Sub(m.since) >= peace {
-		m.feeds, m.feedAt = 0, time.Time{}
-	}
-}
+// well says whether a volume serves and nothing is left to do about it.
+func (m *volumeMemory) well() bool { return m.state == Serving && !m.untidy }
 
 // hold paces the holds of a volume: the loop looks again as soon as one has
 // ended, and one that fails, or finds another call at the table, ends at once.
@@ -230,7 +228,7 @@ func (m *volumeMemory) settled(v Volume) bool {
 	if v.Ended {
 		return v.Table == "" || m.ended
 	}
-	return m.state == Serving && m.feedAt.IsZero() // or what is left to do would be forgotten
+	return m.well()
 }
 
 func (m *volumeMemory) become(s State, now time.Time) {

@@ -710,6 +710,34 @@ func TestTableNotWellIsLookedAt(t *testing.T) {
 	})
 }
 
+// A volume that serves while something is left to do about its table is fed again,
+// ever more slowly, though nothing happens; once nothing is, nothing is looked at.
+func TestUntidyIsFedAgain(t *testing.T) {
+	t.Parallel()
+	inBubble(t, 2, func(r run) {
+		r.do(func() {
+			r.steady = true
+			r.fail["feed holdfast-v0"] = errInVain
+			r.tables[tableOf(0)].Untidy = true
+			r.tables[tableOf(0)].events++
+		})
+		r.pass(time.Minute)
+		r.expect(0, Serving)
+		if n := r.count("feed holdfast-v0"); n < 10 || n > 20 {
+			r.Errorf("fed %d times in a minute", n)
+		}
+		r.do(func() { delete(r.fail, "feed holdfast-v0") })
+		r.pass(6 * time.Second)
+		states, sessions := r.count("state"), r.count("session")
+		r.pass(20 * time.Second)
+		if r.count("state") != states || r.count("session") != sessions {
+			r.Errorf("%d looks at tables and %d at sessions, though all is well", r.count("state")-states, r.count("session")-sessions)
+		}
+		r.expectCalls("feed holdfast-v1", 0)
+		r.expectCalls("hold", 0)
+	})
+}
+
 // I/O that failed while the session is live: the device is tried again, ever
 // more slowly as long as it fails.
 func TestPathFailsWhileLive(t *testing.T) {
@@ -931,7 +959,7 @@ func TestActs(t *testing.T) {
 func TestOwnersAreTold(t *testing.T) {
 	t.Parallel()
 	inBubble(t, 1, func(r run) {
-		r.pass(audit / 2)
+		r.pass(20 * time.Second)
 		r.expectCalls("own", 1)
 		r.do(func() { r.setState(0, "connecting") })
 		r.pass(time.Second)

@@ -47,6 +47,7 @@ type volumeMemory struct {
 	served     bool      // since it was staged, or the plugin started
 	waitSince  time.Time // of the outage; zero if none
 	why        string    // of Refused
+	untidy     bool      // the last look at its table found something left to do
 	feedAt     time.Time // not before
 	feeds      int       // in a row without ten seconds of peace
 	holdAt     time.Time // not before

@@ -204,10 +204,10 @@ func (w *Watch) observeTables(f *facts, events map[string]uint32, how thoroughne
 	return errors.Join(blind...)
 }
 
-// well says whether the last decision found a volume serving.
+// well says whether the last decision found a volume serving, with nothing left to do.
 func (w *Watch) well(id string) bool {
 	m := w.volumes[id]
-	return m != nil && m.state == Serving
+	return m != nil && m.well()
 }
 
 // observeNamespaces looks at the disks of a session: what such a look costs is
@@ -257,10 +257,10 @@ func (w *Watch) known(f *facts, how thoroughness) func(disk string) (nvmesysfs.N
 	}
 }
 
-// failed says whether the table of v holds its I/O back.
+// failed says whether the table of v holds its I/O back, or something is left to do.
 func (w *Watch) failed(f *facts, v Volume) bool {
 	t, ok := f.tables[v.Table]
-	return ok && (t.absent || !t.Active || t.Holds || t.Suspended || t.NewTable || !t.Queues)
+	return ok && (t.absent || !t.Active || t.Holds || t.Suspended || t.NewTable || t.Untidy || !t.Queues)
 }
 
 // noteStrays keeps count of our tables that belong to no volume.

@@ -959,7 +959,7 @@ func TestActs(t *testing.T) {
 func TestOwnersAreTold(t *testing.T) {
 	t.Parallel()
 	inBubble(t, 1, func(r run) {
-		r.pass(20 * time.Second)
+		r.pass(audit / 2)
 		r.expectCalls("own", 1)
 		r.do(func() { r.setState(0, "connecting") })
 		r.pass(time.Second)

@@ -43,15 +43,10 @@ func (g *Guards) inTurn(c *change, plan func(layout) []step) error {
 		defer func() { <-g.turn }()
 	case <-late.C:
 	}
-	if err := c.proof(); err != nil {
-		return fmt.Errorf("guard %s: %w", c.name, err)
-	}
-	l, err := g.look(c.name)
-	if err != nil {
+	if err := g.lookAgain(c); err != nil {
 		return err
 	}
-	c.layout = l
-	return g.carryOut(c, plan(l))
+	return g.carryOut(c, plan(c.layout))
 }
 
 func (g *Guards) tryLock(name string) (unlock func(), ok bool) {

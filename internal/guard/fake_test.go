@@ -488,6 +488,11 @@ func (f *fake) readAhead(name string) *fakeIO {
 	return f.sendIO(&fakeIO{table: name, at: name, read: true, ahead: true})
 }
 
+// flush sends one, which carries no data.
+func (f *fake) flush(name string) *fakeIO {
+	return f.sendIO(&fakeIO{table: name, at: name, flush: true})
+}
+
 func (f *fake) sendIO(x *fakeIO) *fakeIO {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -178,21 +178,27 @@ func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof, lock func
 		return err
 	}
 	defer unlock()
-	if err := proof(); err != nil {
-		return fmt.Errorf("guard %s: %w", name, err)
-	}
-	if l, err = g.look(name); err != nil {
+	c := change{name: name, path: p, readOnly: readOnly, proof: proof}
+	if err := g.lookAgain(&c); err != nil {
 		return err
 	}
-	c := change{name: name, layout: l, path: p, readOnly: readOnly, proof: proof}
-	if l.over(p) || !l.top.HasTable {
-		return g.carryOut(&c, l.plan(p))
+	if c.layout.over(p) || !c.layout.top.HasTable {
+		return g.carryOut(&c, c.layout.plan(p))
 	}
 	// It may have had to wait for its turn, so each part is planned after another look.
 	if err := g.inTurn(&c, func(l layout) []step { return leading(l.plan(p)) }); err != nil {
 		return err
 	}
 	return g.inTurn(&c, func(l layout) []step { return l.plan(p) })
+}
+
+// lookAgain has the path of a change proven, and then looks at what there is to change.
+func (g *Guards) lookAgain(c *change) (err error) {
+	if err = c.proof(); err != nil {
+		return fmt.Errorf("guard %s: %w", c.name, err)
+	}
+	c.layout, err = g.look(c.name)
+	return err
 }
 
 // openPath opens the node of p, if it is still that device.

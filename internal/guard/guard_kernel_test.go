@@ -202,7 +202,17 @@ func begin(do func() error) <-chan error {
 }
 
 func writeBlock(node string, block int64, fill byte) error {
-	f, err := os.OpenFile(node, os.O_WRONLY|unix.O_DIRECT, 0)
+	return pastCache(node, os.O_WRONLY, func(f *os.File, buf []byte) error {
+		copy(buf, bytes.Repeat([]byte{fill}, blockSize))
+		_, err := f.WriteAt(buf, block*blockSize)
+		return err
+	})
+}
+
+// pastCache reads or writes a device past the page cache, from memory that is
+// aligned for that.
+func pastCache(node string, flag int, do func(f *os.File, buf []byte) error) error {
+	f, err := os.OpenFile(node, flag|unix.O_DIRECT, 0)
 	if err != nil {
 		return err
 	}
@@ -210,9 +220,7 @@ func writeBlock(node string, block int64, fill byte) error {
 	if err != nil {
 		return errors.Join(err, f.Close())
 	}
-	copy(buf, bytes.Repeat([]byte{fill}, blockSize))
-	_, err = f.WriteAt(buf, block*blockSize)
-	return errors.Join(err, f.Close(), unix.Munmap(buf))
+	return errors.Join(do(f, buf), f.Close(), unix.Munmap(buf))
 }
 
 func (b *bench) waits(what string, done <-chan error) {
@@ -346,16 +354,10 @@ func TestKernelStandsBy(t *testing.T) {
 
 // readBlock reads one block past the page cache.
 func readBlock(node string) error {
-	f, err := os.OpenFile(node, os.O_RDONLY|unix.O_DIRECT, 0)
-	if err != nil {
+	return pastCache(node, os.O_RDONLY, func(f *os.File, buf []byte) error {
+		_, err := f.Read(buf)
 		return err
-	}
-	buf, err := unix.Mmap(-1, 0, blockSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
-	if err != nil {
-		return errors.Join(err, f.Close())
-	}
-	_, err = f.Read(buf)
-	return errors.Join(err, f.Close(), unix.Munmap(buf))
+	})
 }
 
 // readFile reads through the page cache, and so with read-ahead.

@@ -883,7 +883,7 @@ func TestStopQueueing(t *testing.T) {
 	}
 	lose(f, pathA)
 	wantGivenUp(t, f)
-	if x := f.sendIO(&fakeIO{table: table, at: table, flush: true}); x.end != "EIO" {
+	if x := f.flush(table); x.end != "EIO" {
 		t.Errorf("a flush ended %q", x.end)
 	}
 	must(t, g.StopQueueing(table))

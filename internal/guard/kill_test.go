@@ -51,7 +51,7 @@ func startedAt(t *testing.T, start func(*fake), noDelay bool) *fake {
 	start(f)
 	f.send(table)
 	f.readAhead(table)
-	f.sendIO(&fakeIO{table: table, at: table, flush: true})
+	f.flush(table)
 	f.set(func() { clear(f.dead); clear(f.silent) })
 	f.mend()
 	return f
@@ -97,6 +97,17 @@ func everyFault(t *testing.T, prepare func() *fake, call func(*fake) error, chec
 func feedAfresh(f *fake, p Path) error {
 	g, o := f.guards()
 	return errors.Join(g.Feed(table, p, false, o.proof), o.balanced())
+}
+
+// holdAfresh and giveUpAfresh do the same.
+func holdAfresh(f *fake) error {
+	g, _ := f.guards()
+	return g.Hold(table)
+}
+
+func giveUpAfresh(f *fake) error {
+	g, _ := f.guards()
+	return g.GiveUp(table)
 }
 
 // wantNoLoss fails if I/O has ended with an error, though nobody gave it up, or on
@@ -170,12 +181,11 @@ func TestHoldKilled(t *testing.T) {
 }
 
 func holdKilled(t *testing.T, start func(*fake), noDelay, dead bool) {
-	hold := func(f *fake) error { g, _ := f.guards(); return g.Hold(table) }
-	everyFault(t, func() *fake { return startedAt(t, start, noDelay) }, hold, func(f *fake) {
+	everyFault(t, func() *fake { return startedAt(t, start, noDelay) }, holdAfresh, func(f *fake) {
 		f.set(func() { f.dead[pathA.dev()] = dead })
 		f.send(table)
 		f.readAhead(table)
-		must(t, hold(f))
+		must(t, holdAfresh(f))
 		wantNoLoss(t, f, false, pathB)
 		must(t, feedAfresh(f, pathB))
 		f.wantWell(t, table, pathB)
@@ -264,8 +274,7 @@ func TestGiveUpAfterKill(t *testing.T) {
 			everyFault(t, func() *fake { return startedAt(t, start, false) }, func(f *fake) error { return feedAfresh(f, pathB) },
 				func(f *fake) {
 					f.set(func() { f.dead[pathA.dev()], f.dead[pathB.dev()] = true, true })
-					g, _ := f.guards()
-					must(t, g.GiveUp(table))
+					must(t, giveUpAfresh(f))
 					wantGivenUp(t, f)
 					f.set(func() { clear(f.dead) })
 					must(t, feedAfresh(f, pathB))
@@ -281,10 +290,9 @@ func TestGiveUpKilled(t *testing.T) {
 	for from, start := range starts {
 		t.Run(from, func(t *testing.T) {
 			t.Parallel()
-			giveUp := func(f *fake) error { g, _ := f.guards(); return g.GiveUp(table) }
 			for _, noDelay := range kernels {
-				everyFault(t, func() *fake { return startedAt(t, start, noDelay) }, giveUp, func(f *fake) {
-					must(t, giveUp(f))
+				everyFault(t, func() *fake { return startedAt(t, start, noDelay) }, giveUpAfresh, func(f *fake) {
+					must(t, giveUpAfresh(f))
 					wantGivenUp(t, f)
 				})
 			}
@@ -298,12 +306,10 @@ func TestGiveUpAfterHoldKill(t *testing.T) {
 	for from, start := range starts {
 		t.Run(from, func(t *testing.T) {
 			t.Parallel()
-			hold := func(f *fake) error { g, _ := f.guards(); return g.Hold(table) }
-			everyFault(t, func() *fake { return startedAt(t, start, false) }, hold, func(f *fake) {
+			everyFault(t, func() *fake { return startedAt(t, start, false) }, holdAfresh, func(f *fake) {
 				f.set(func() { f.dead[pathA.dev()], f.dead[pathB.dev()] = true, true })
-				f.sendIO(&fakeIO{table: table, at: table, flush: true})
-				g, _ := f.guards()
-				must(t, g.GiveUp(table))
+				f.flush(table)
+				must(t, giveUpAfresh(f))
 				wantGivenUp(t, f)
 			})
 		})

@@ -26,9 +26,9 @@ func newActs() acts { return acts{running: map[string]bool{}, done: make(chan fu
 
 // start runs f beside the loop unless one under key is running; then is called
 // in the loop with what came of it.
-func (a *acts) start(ctx context.Context, key string, f func() error, then func(error)) (started bool) {
+func (a *acts) start(ctx context.Context, key string, f func() error, then func(error)) {
 	if a.running[key] {
-		return false
+		return
 	}
 	a.running[key] = true
 	go func() {
@@ -42,7 +42,6 @@ func (a *acts) start(ctx context.Context, key string, f func() error, then func(
 		case <-ctx.Done():
 		}
 	}()
-	return true
 }
 
 // connectTime bounds one attempt on all portals of a session: the probe, and
@@ -145,7 +144,13 @@ func (w *Watch) connect(ctx context.Context, f facts, s *sessionMemory) {
 }
 
 func (w *Watch) feed(ctx context.Context, o order) {
-	started := w.acts.start(ctx, tableKey(o.volume.Table), func() error {
+	key := tableKey(o.volume.Table)
+	if w.acts.running[key] {
+		m := w.volume(o.volume)
+		m.feeds, m.feedAt = m.feeds-1, time.Time{} // it is not tried, and is due once the other has ended
+		return
+	}
+	w.acts.start(ctx, key, func() error {
 		return w.Guards.Feed(o.volume.Table, o.path, o.ro, w.Keeper.Proof(o.volume.ID, o.path))
 	}, func(err error) {
 		w.again(o.volume.Session.NQN)
@@ -160,9 +165,6 @@ func (w *Watch) feed(ctx context.Context, o order) {
 			w.Log.Warn("a volume's device could not be put to use again yet", "volume", o.volume.ID, "disk", o.path.Disk, "err", err)
 		}
 	})
-	if m := w.volumes[o.volume.ID]; m != nil && !started {
-		m.feeds, m.feedAt = max(m.feeds-1, 0), time.Time{} // it was not tried, and is due once the other has ended
-	}
 }
 
 // ask asks the storage host about volumes, one after the other, and no further

@@ -46,7 +46,7 @@ func run(c *call) (wire.Result, error) {
 			return wire.Result{}, err
 		}
 	}
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		return wire.Result{}, err
 	}
 	c.watch(feed(stdin))
@@ -116,7 +116,7 @@ func (s *Server) start(req wire.Request) (wire.Result, error) {
 	}
 	defer log.Close()
 	cmd.Stdout, cmd.Stderr = log, log
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		return wire.Result{}, err
 	}
 	p := &proc{pid: cmd.Process.Pid, done: make(chan struct{})}

@@ -122,6 +122,9 @@ func work() error {
 	if err := configure(cfg); err != nil {
 		return err
 	}
+	if err := keepFromOOM(); err != nil {
+		return err
+	}
 	milestone("ready")
 	go func() {
 		loadModules(cfg.Later)

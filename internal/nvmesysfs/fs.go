@@ -87,11 +87,12 @@ func (f FS) SessionOf(nqn string, nsid uint32) (Snapshot, error) {
 	})
 }
 
-// SessionSince is Session without reading again those disks that are still there
-// and that keep takes over from an earlier look. Which controllers have a path to
-// a disk is always looked at.
-func (f FS) SessionSince(nqn string, keep func(disk string) (Namespace, bool)) (Snapshot, error) {
-	return f.look(named(nqn), func(disk, dir string) (Namespace, error) {
+// SessionSince is Session for one who knows its subsystems (Controller.Subsystem),
+// which spares a look at all others, without reading again those disks that are
+// still there and that keep takes over from an earlier look. Which controllers have
+// a path to a disk is always looked at.
+func (f FS) SessionSince(nqn string, subsystems []string, keep func(disk string) (Namespace, bool)) (Snapshot, error) {
+	return f.lookAt(subsystems, named(nqn), func(disk, dir string) (Namespace, error) {
 		if ns, ok := keep(disk); ok {
 			return ns, nil
 		}
@@ -124,12 +125,16 @@ func (f FS) Controllers() ([]Controller, error) {
 type reading func(disk, dir string) (Namespace, error)
 
 func (f FS) look(want func(nqn string) bool, disks reading) (Snapshot, error) {
-	var all Snapshot
 	names, err := list(f.subsystemDir())
 	if err != nil {
 		return Snapshot{}, err
 	}
-	for _, name := range names {
+	return f.lookAt(names, want, disks)
+}
+
+func (f FS) lookAt(subsystems []string, want func(nqn string) bool, disks reading) (Snapshot, error) {
+	var all Snapshot
+	for _, name := range subsystems {
 		dir := filepath.Join(f.subsystemDir(), name)
 		nqn, err := attr(dir, "subsysnqn")
 		if gone(err) || err == nil && !want(nqn) {

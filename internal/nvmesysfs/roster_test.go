@@ -4,6 +4,8 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -12,7 +14,9 @@ import (
 
 // A roster is right after whatever is seen in a state or in the names; nothing
 // else is looked at while all is well.
-func TestRoster(t *testing.T) {
+func TestRoster(t *testing.T) { synctest.Test(t, testRoster) }
+
+func testRoster(t *testing.T) {
 	f := recording(t, "two-paths").WithControl(func(_, attr, value string) error {
 		return nil
 	})
@@ -43,13 +47,20 @@ func TestRoster(t *testing.T) {
 	set(t, f, "class/nvme/nvme0/state", "connecting")
 	look("away", true)
 	set(t, f, all+"kato", "18")
-	look("while it is away", true)
+	look("while it is away", false)
+	time.Sleep(2 * time.Second)
+	look("while it is away for longer", true)
 	set(t, f, "class/nvme/nvme0/state", "live")
 	look("back", true)
 	set(t, f, all+"kato", "19")
 	look("for good", false)
+	time.Sleep(time.Minute)
+	look("after a while", true)
 	if err := os.Remove(filepath.Join(f.Sys, "class", "nvme", "nvme0")); err != nil {
 		t.Fatal(err)
 	}
 	look("a name is gone", true)
+	set(t, f, "class/nvme/nvme1/transport", "pcie")
+	time.Sleep(time.Minute)
+	look("a disk of the machine itself", true)
 }

@@ -64,7 +64,7 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 		case feed:
 			w.feed(ctx, o)
 		case hold:
-			w.acts.start(ctx, tableKey(o.volume.Table), func() error { return w.Guards.Hold(o.volume.Table) }, w.complain("hold", o.volume.ID, nqn))
+			w.hold(ctx, o.volume)
 		case ask:
 			asked = append(asked, o.volume)
 		case end:
@@ -140,6 +140,14 @@ func (w *Watch) connect(ctx context.Context, f facts, s *sessionMemory) {
 		s.failures = 0
 		w.again(nqn)
 		s.connects++
+	})
+}
+
+func (w *Watch) hold(ctx context.Context, v Volume) {
+	done := w.complain("hold", v.ID, v.Session.NQN)
+	w.acts.start(ctx, tableKey(v.Table), func() error { return w.Guards.Hold(v.Table) }, func(err error) {
+		delete(w.seen.tables, v.Table)
+		done(err)
 	})
 }
 

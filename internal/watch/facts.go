@@ -37,6 +37,16 @@ func (f facts) live() bool {
 	return slices.ContainsFunc(f.controllers, nvmesysfs.Controller.Live)
 }
 
+// subsystems are those of the session's controllers.
+func (f facts) subsystems() []string {
+	var names []string
+	for _, c := range f.controllers {
+		names = append(names, c.Subsystem)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // away says whether a controller of the session is not live.
 func (f facts) away() bool {
 	return slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool { return !c.Live() })

@@ -36,8 +36,14 @@ type seenSession struct {
 
 type seenTable struct {
 	events uint32
+	at     time.Time // of the look
 	table
 }
+
+// tableAge is how long a table is taken to be as it was that can only wait, or that a
+// call of ours is at, and that had no event: an outage of many volumes would be a
+// look at all of them with every step of each.
+const tableAge = time.Second
 
 func newSeen() seen {
 	return seen{stale: true, sessions: map[string]seenSession{}, tables: map[string]seenTable{}, strays: map[string]time.Time{}, orphans: map[string]bool{}}
@@ -83,6 +89,7 @@ func (w *Watch) observe(g glance, err error, now time.Time) ([]facts, error) {
 	volumes, controllers, events := g.volumes, g.controllers, g.events
 	how := w.thoroughness(now)
 	w.noteStrays(volumes, events, now)
+	maps.DeleteFunc(w.seen.tables, func(name string, _ seenTable) bool { _, there := events[name]; return !there })
 	var out []facts
 	var blind []error
 	for _, f := range bySession(volumes) {
@@ -179,7 +186,7 @@ func (w *Watch) observeTables(f *facts, events map[string]uint32, how thoroughne
 		switch {
 		case !there:
 			last = seenTable{table: table{absent: true}}
-		case how == everything || !known || last.absent || last.events != n || !w.well(v.ID) && !v.Ended:
+		case how == everything || !known || last.absent || last.events != n || w.doubtful(f, v, last):
 			s, err := w.Guards.State(v.Table)
 			if errors.Is(err, dm.ErrNotFound) {
 				last = seenTable{table: table{absent: true}}
@@ -191,17 +198,25 @@ func (w *Watch) observeTables(f *facts, events map[string]uint32, how thoroughne
 				f.tables[v.Table] = table{unseen: true}
 				continue
 			}
-			last = seenTable{events: n, table: table{State: s}}
+			last = seenTable{events: n, at: f.now, table: table{State: s}}
 		}
 		w.seen.tables[v.Table] = last
 		f.tables[v.Table] = last.table
 	}
-	for name := range w.seen.tables {
-		if _, there := events[name]; !there {
-			delete(w.seen.tables, name)
-		}
-	}
 	return errors.Join(blind...)
+}
+
+// doubtful says whether a table has to be looked at that had no event since the last
+// time. Not all that may happen to it is one.
+func (w *Watch) doubtful(f *facts, v Volume, last seenTable) bool {
+	switch {
+	case w.well(v.ID) || v.Ended:
+		return false
+	case f.live() && !w.acts.running[tableKey(v.Table)]:
+		return true
+	default:
+		return f.now.Sub(last.at) >= tableAge
+	}
 }
 
 // well says whether the last decision found a volume serving, with nothing left to do.
@@ -224,7 +239,7 @@ func (w *Watch) observeNamespaces(f *facts, how thoroughness) error {
 		w.seen.sessions[nqn] = last
 		return nil
 	}
-	s, err := w.Sysfs.SessionSince(nqn, w.known(f, how))
+	s, err := w.Sysfs.SessionSince(nqn, f.subsystems(), w.known(f, how))
 	if err != nil {
 		return fmt.Errorf("session %s: %w", nqn, err)
 	}

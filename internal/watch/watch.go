@@ -29,9 +29,9 @@ const (
 // Sysfs is what is read of sysfs and written to it; nvmesysfs.FS is the real one.
 type Sysfs interface {
 	Controllers() ([]nvmesysfs.Controller, error)
-	// SessionSince reads a session, and of its disks those that keep does not
-	// take over from an earlier look.
-	SessionSince(nqn string, keep func(disk string) (nvmesysfs.Namespace, bool)) (nvmesysfs.Snapshot, error)
+	// SessionSince reads a session in its subsystems, and of its disks those that
+	// keep does not take over from an earlier look.
+	SessionSince(nqn string, subsystems []string, keep func(disk string) (nvmesysfs.Namespace, bool)) (nvmesysfs.Snapshot, error)
 	WriteControl(controller, attr, value string) error
 }
 

@@ -222,7 +222,7 @@ func (w *world) Controllers() ([]nvmesysfs.Controller, error) {
 	return slices.Clone(w.controllers), err
 }
 
-func (w *world) SessionSince(nqn string, _ func(string) (nvmesysfs.Namespace, bool)) (nvmesysfs.Snapshot, error) {
+func (w *world) SessionSince(nqn string, _ []string, _ func(string) (nvmesysfs.Namespace, bool)) (nvmesysfs.Snapshot, error) {
 	if err := w.called("session", nqn); err != nil {
 		return nvmesysfs.Snapshot{}, err
 	}

@@ -51,7 +51,7 @@ func keepAlive(ctx context.Context, o keepOptions, log *slog.Logger) *watch.Watc
 	}
 	w := watch.New(watch.Options{
 		Keeper: &keeper{Node: o.flow}, Sysfs: nvmesysfs.NewRoster(fs), Guards: o.guards, Own: o.flow.Own, Patience: o.patience,
-		Hints: hints.Any, Resized: hints.Resized, Grace: o.grace, Clocks: clocksOf(o.flow, log), Dev: fs.Dev, Log: log,
+		Hints: hints.Any, About: hints.About, Resized: hints.Resized, Grace: o.grace, Clocks: clocksOf(o.flow, log), Dev: fs.Dev, Log: log,
 	})
 	go w.Run(ctx)
 	return w

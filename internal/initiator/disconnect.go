@@ -60,7 +60,7 @@ func sleepUnless(ctx context.Context, d time.Duration, done <-chan struct{}) boo
 }
 
 func (h *Host) ours(nqn string) ([]nvmesysfs.Controller, error) {
-	controllers, err := h.controllers(nqn)
+	controllers, err := h.fs.ControllersOf(nqn)
 	if err != nil {
 		return nil, fmt.Errorf("session %s: %w", nqn, err)
 	}

@@ -100,7 +100,7 @@ func (h *Host) advance(ctx context.Context, s Session, due, firstOnly bool) (p p
 }
 
 func (h *Host) plan(s Session) (plan, error) {
-	controllers, err := h.controllers(s.NQN)
+	controllers, err := h.fs.ControllersOf(s.NQN)
 	if err != nil {
 		return plan{}, fmt.Errorf("session %s: %w", s.NQN, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -94,7 +93,7 @@ func (h *Host) hurry() (release func()) {
 
 // Live says whether a controller of the subsystem is live.
 func (h *Host) Live(nqn string) (bool, error) {
-	controllers, err := h.controllers(nqn)
+	controllers, err := h.fs.ControllersOf(nqn)
 	if err != nil {
 		return false, fmt.Errorf("session %s: %w", nqn, err)
 	}
@@ -104,12 +103,6 @@ func (h *Host) Live(nqn string) (bool, error) {
 		}
 	}
 	return false, nil
-}
-
-// controllers are those of one session.
-func (h *Host) controllers(nqn string) ([]nvmesysfs.Controller, error) {
-	all, err := h.fs.Controllers()
-	return slices.DeleteFunc(all, func(c nvmesysfs.Controller) bool { return c.NQN != nqn }), err
 }
 
 const probeTime = time.Second

@@ -83,7 +83,7 @@ func notUsable(id Identity, err, cause error) error {
 // Rescan asks every live controller of a session to look for namespaces. It
 // does not wait for what comes of it.
 func (h *Host) Rescan(nqn string) error {
-	controllers, err := h.controllers(nqn)
+	controllers, err := h.fs.ControllersOf(nqn)
 	if err != nil {
 		return err
 	}

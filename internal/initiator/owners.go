@@ -13,7 +13,7 @@ func (h *Host) claim(nqn string, portal netip.AddrPort) {
 	if h.owners == nil {
 		return
 	}
-	controllers, _ := h.controllers(nqn)
+	controllers, _ := h.fs.ControllersOf(nqn)
 	for _, c := range controllers {
 		if at, ok := c.Portal(); ok && at == plain(portal) && !c.Ending() && h.isOurs(c) {
 			h.owners.Claim(c.Name)

@@ -124,6 +124,13 @@ func (f FS) Controllers() ([]Controller, error) {
 // reading is how a look gets at one disk; nil leaves all out.
 type reading func(disk, dir string) (Namespace, error)
 
+// ControllersOf is Controllers for one subsystem NQN. Any other subsystem costs one
+// small read.
+func (f FS) ControllersOf(nqn string) ([]Controller, error) {
+	s, err := f.look(named(nqn), nil)
+	return s.Controllers, err
+}
+
 func (f FS) look(want func(nqn string) bool, disks reading) (Snapshot, error) {
 	names, err := list(f.subsystemDir())
 	if err != nil {

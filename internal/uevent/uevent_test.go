@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"runtime"
 	"strings"
@@ -165,6 +167,50 @@ func TestResized(t *testing.T) {
 			t.Errorf("%q: %d hints, want %d", c.event, len(to.resized), c.want)
 		}
 		_ = receive.Close()
+	}
+}
+
+// Hints say what they are about, once.
+func TestAbout(t *testing.T) {
+	t.Parallel()
+	send, receive := packets(t)
+	for _, path := range []string{"/devices/virtual/nvme-subsystem/nvme-subsys1/nvme1n2", "/devices/virtual/nvme-fabrics/ctl/nvme0/nvme1c0n2", "/devices/virtual/net/nvme7"} {
+		if err := unix.Sendto(send, event("change@"+path, "DEVNAME=nvme9", "SUBSYSTEM=x"), 0, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := unix.Shutdown(send, unix.SHUT_WR); err != nil {
+		t.Fatal(err)
+	}
+	to := newSinks()
+	read(receive, to)
+	h := Hints{subjects: to.subjects}
+	want := map[string]bool{"nvme-subsystem": true, "nvme-subsys1": true, "nvme1n2": true, "nvme-fabrics": true, "nvme0": true, "nvme1c0n2": true, "nvme7": true}
+	if names, all := h.About(); all || !maps.Equal(names, want) {
+		t.Errorf("%v, all %t", names, all)
+	}
+	if names, all := h.About(); all || len(names) > 0 {
+		t.Errorf("again: %v, all %t", names, all)
+	}
+	_ = receive.Close()
+}
+
+// If events were lost, or nobody takes what they are about, it may be anything.
+func TestAboutAnything(t *testing.T) {
+	t.Parallel()
+	lost, many := &subjects{}, &subjects{}
+	lost.add(connected)
+	lost.add(nil)
+	for i := range maxSubjects + 1 {
+		many.add(fmt.Appendf(nil, "add@/nvme%d", i))
+	}
+	for _, s := range []*subjects{lost, many, nil} {
+		if _, all := (Hints{subjects: s}).About(); !all {
+			t.Error("it is not")
+		}
+	}
+	if n := len(many.names); n > 1 {
+		t.Errorf("%d names are kept", n)
 	}
 }
 

@@ -214,14 +214,26 @@ func (w *Watch) heard(id string, ended bool) {
 	}
 }
 
+// ownPause is how often it is said at most whose controllers there are, which is a
+// look at all of them: a new one of ours is claimed by whoever connects it.
+const ownPause = time.Second
+
 // own says again which controllers are ours when others are there than the last
 // time, and once an audit, because somebody may have cleared the registry away.
 func (w *Watch) own(ctx context.Context, controllers []nvmesysfs.Controller, now time.Time) {
+	if w.Own == nil {
+		return
+	}
 	names := make([]string, len(controllers))
 	for i, c := range controllers {
 		names[i] = c.Name
 	}
-	if w.Own == nil || slices.Equal(names, w.seen.owned) && now.Sub(w.seen.ownAt) < audit {
+	same, due := slices.Equal(names, w.seen.owned), audit
+	if !same {
+		due = ownPause
+	}
+	if now.Sub(w.seen.ownAt) < due {
+		w.calm = w.calm && same
 		return
 	}
 	w.acts.start(ctx, "own", func() error { w.Own(); return nil }, func(error) {

@@ -193,17 +193,25 @@ func TestCheapLook(t *testing.T) {
 		r.hint()
 		synctest.Wait()
 		check("after a hint", 2*n, 3*n) // the event numbers show that no table has changed
+		r.do(func() { r.about = map[string]bool{"nvme3": true, "nvme-subsys99": true} })
+		r.hint()
+		synctest.Wait()
+		check("after a hint about one", 2*n, 3*n+1)
+		r.do(func() { r.about = map[string]bool{"nvme99": true} })
+		r.hint()
+		synctest.Wait()
+		check("after a hint about another's", 2*n, 3*n+1)
 		r.changed <- struct{}{}
 		synctest.Wait()
-		check("after a change of what is staged", 2*n, 4*n)
+		check("after a change of what is staged", 2*n, 4*n+1)
 		r.do(func() { r.tables[tableOf(7)].events++ })
 		r.pass(2 * Every)
-		check("after an event of one table", 2*n+1, 4*n)
+		check("after an event of one table", 2*n+1, 4*n+1)
 		r.pass(10 * time.Second)
-		check("and again nothing", 2*n+1, 4*n)
+		check("and again nothing", 2*n+1, 4*n+1)
 		r.resized <- struct{}{}
 		synctest.Wait()
-		check("after a disk has another size", 3*n+1, 5*n)
+		check("after a disk has another size", 3*n+1, 5*n+1)
 		r.expectCalls("write", 0)
 	})
 }
@@ -965,8 +973,8 @@ func TestOwnersAreTold(t *testing.T) {
 		r.pass(time.Second)
 		r.expectCalls("own", 1)
 		r.do(func() { r.giveUp(0) })
-		r.pass(time.Second)
-		r.expectCalls("own", 3) // gone, and made again
+		r.pass(2 * time.Second)
+		r.expectCalls("own", 3) // gone, and, a second later, made again
 		r.pass(10 * audit)
 		if n := r.count("own"); n < 12 || n > 14 {
 			r.Errorf("%d times in ten audits", n)

@@ -15,8 +15,9 @@ import (
 
 // seen is what the last look found: what is the same needs no full look.
 type seen struct {
-	stale    bool // something may have changed that the cheap look does not show
-	due      bool // the next look is needed in any case
+	stale    bool            // something may have changed that the cheap look does not show
+	about    map[string]bool // controllers and subsystems of which the same is true
+	due      bool            // the next look is needed in any case
 	auditAt  time.Time
 	last     glance
 	sessions map[string]seenSession
@@ -46,7 +47,7 @@ type seenTable struct {
 const tableAge = time.Second
 
 func newSeen() seen {
-	return seen{stale: true, sessions: map[string]seenSession{}, tables: map[string]seenTable{}, strays: map[string]time.Time{}, orphans: map[string]bool{}}
+	return seen{stale: true, about: map[string]bool{}, sessions: map[string]seenSession{}, tables: map[string]seenTable{}, strays: map[string]time.Time{}, orphans: map[string]bool{}}
 }
 
 // glance is the cheap look: it costs a few small reads for each session and one
@@ -87,7 +88,7 @@ func (w *Watch) observe(g glance, err error, now time.Time) ([]facts, error) {
 		return nil, err
 	}
 	volumes, controllers, events := g.volumes, g.controllers, g.events
-	how := w.thoroughness(now)
+	how, about := w.thoroughness(now)
 	w.noteStrays(volumes, events, now)
 	maps.DeleteFunc(w.seen.tables, func(name string, _ seenTable) bool { _, there := events[name]; return !there })
 	var out []facts
@@ -100,7 +101,7 @@ func (w *Watch) observe(g glance, err error, now time.Time) ([]facts, error) {
 			}
 		}
 		tables := w.observeTables(&f, events, how)
-		namespaces := w.observeNamespaces(&f, how)
+		namespaces := w.observeNamespaces(&f, f.thoroughness(how, about))
 		if tables != nil || namespaces != nil {
 			w.again(f.session.NQN)
 			blind = append(blind, tables, namespaces)
@@ -121,19 +122,28 @@ const (
 	everything
 )
 
-// thoroughness decides how the next look is done, and notes that it is.
-func (w *Watch) thoroughness(now time.Time) thoroughness {
-	stale := w.seen.stale
-	w.seen.stale = false
+// thoroughness decides how the next look is done, and at which controllers and
+// subsystems it is to find what is new in any case; and notes that it is done.
+func (w *Watch) thoroughness(now time.Time) (how thoroughness, about map[string]bool) {
+	stale, about := w.seen.stale, w.seen.about
+	w.seen.stale, w.seen.about = false, map[string]bool{}
 	switch {
 	case w.seen.auditAt.IsZero() || now.Sub(w.seen.auditAt) >= audit:
 		w.seen.auditAt = now
-		return everything
+		return everything, about
 	case stale:
-		return hinted
+		return hinted, about
 	default:
-		return onlyChanged
+		return onlyChanged, about
 	}
+}
+
+// thoroughness is that of a look at one session.
+func (f facts) thoroughness(how thoroughness, about map[string]bool) thoroughness {
+	if how == onlyChanged && slices.ContainsFunc(f.controllers, func(c nvmesysfs.Controller) bool { return about[c.Name] || about[c.Subsystem] }) {
+		return hinted
+	}
+	return how
 }
 
 func (w *Watch) events() (map[string]uint32, error) {

@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -45,8 +46,10 @@ type Options struct {
 	Own func()
 	// Patience is kept short while a connection of ours is not live. May be nil.
 	Patience initiator.Patience
-	// Hints wakes the loop at once; it carries nothing. May be nil.
+	// Hints wakes the loop at once, and About says what for: the names of controllers
+	// and subsystems, or anything. Either may be nil.
 	Hints <-chan struct{}
+	About func() (names map[string]bool, all bool)
 	// Resized does the same when the size of a disk has changed. May be nil.
 	Resized <-chan struct{}
 	Grace   time.Duration
@@ -96,7 +99,7 @@ func (w *Watch) Run(ctx context.Context) {
 		select {
 		case <-next.C:
 		case <-w.Hints:
-			w.seen.stale = true
+			w.hinted()
 		case <-w.Resized:
 			w.seen.auditAt = time.Time{}
 		case <-w.Keeper.Changed():
@@ -108,6 +111,15 @@ func (w *Watch) Run(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func (w *Watch) hinted() {
+	names, all := map[string]bool(nil), true
+	if w.About != nil {
+		names, all = w.About()
+	}
+	w.seen.stale = w.seen.stale || all
+	maps.Copy(w.seen.about, names)
 }
 
 func (w *Watch) pause() time.Duration {
@@ -133,7 +145,7 @@ func (w *Watch) drain() {
 func (w *Watch) once(ctx context.Context, now time.Time) {
 	volumes := w.Keeper.Volumes()
 	w.inherit(volumes, now)
-	due := w.seen.stale || w.seen.due || now.Sub(w.seen.auditAt) >= audit
+	due := w.seen.stale || w.seen.due || len(w.seen.about) > 0 || now.Sub(w.seen.auditAt) >= audit
 	if !due && len(volumes)+len(w.volumes)+len(w.seen.strays) == 0 && w.relax == nil {
 		return
 	}
@@ -147,8 +159,8 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 	if w.sayBlind(err); err != nil && len(all) == 0 {
 		return
 	}
-	w.own(ctx, g.controllers, now)
 	w.calm = err == nil
+	w.own(ctx, g.controllers, now)
 	w.hurry(all, now)
 	for _, f := range all {
 		w.decide(ctx, f)

@@ -29,6 +29,7 @@ var errFake = errors.New("made to fail by the test")
 // world is all that the watch sees and does, in memory: sysfs, the tables, the
 // node's workflows and the storage host. Each volume has a session of its own.
 type world struct {
+	about                   map[string]bool // of the next hint
 	hints, changed, resized chan struct{}
 
 	mu          sync.Mutex
@@ -162,6 +163,14 @@ func (w *world) giveUp(i int) {
 func (w *world) pathFails(table string) {
 	w.tables[table].Active = false
 	w.tables[table].events++
+}
+
+// takeAbout says what hints were about: anything, if nothing was said.
+func (w *world) takeAbout() (names map[string]bool, all bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	names, w.about = w.about, nil
+	return names, len(names) == 0
 }
 
 func (w *world) hint() {
@@ -453,7 +462,7 @@ func (w *world) watch() (*Watch, *text) {
 		}
 		return a
 	}}))
-	return New(Options{Keeper: w, Sysfs: w, Guards: w, Own: w.own, Patience: kernelTime{w}, Hints: w.hints, Resized: w.resized, Clocks: w.kept, Dev: "/dev", Log: log}), said
+	return New(Options{Keeper: w, Sysfs: w, Guards: w, Own: w.own, Patience: kernelTime{w}, Hints: w.hints, About: w.takeAbout, Resized: w.resized, Clocks: w.kept, Dev: "/dev", Log: log}), said
 }
 
 // kernelTime is the kernel's time for admin commands.

@@ -97,6 +97,8 @@ func patience(ctx context.Context) time.Duration {
 // by the table, at once; and of what was sent below it, and of a volume without one,
 // by the session, which nobody wants to wait for any more.
 func (n *Node) finish(ctx context.Context, now map[fate][]Record) {
+	away := slices.Concat(now[failIt], now[limitIt])
+	n.setFinite(away) // first: or the watch might have one wait again that no record says to be ended
 	var ending sync.WaitGroup
 	slots := make(chan struct{}, atOnce)
 	for _, r := range now[failIt] {
@@ -109,12 +111,10 @@ func (n *Node) finish(ctx context.Context, now map[fate][]Record) {
 		})
 	}
 	ending.Wait()
-	away := slices.Concat(now[failIt], now[limitIt])
 	for _, r := range away {
 		n.Log.Warn("the node shuts down and the storage host does not answer: what was written to the volume and never synced is lost, and what is written now fails",
 			"volume", r.Stage.VolumeID, "table", r.Table, "published", len(r.Targets))
 	}
-	n.setFinite(away)
 }
 
 // endNow has it on record first, as always; but a disk that hangs, or a call that is

@@ -2,6 +2,8 @@ package nvmesysfs
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -60,7 +62,9 @@ func (r *Roster) close() {
 // as before while nothing has changed. It is not to be changed.
 func (r *Roster) Controllers() ([]Controller, error) {
 	changed := false
-	if names := r.entries(); names == nil || !bytes.Equal(names, r.names) {
+	// A directory that was removed, with the module, looks like one without a
+	// controller for ever.
+	if names := r.entries(); len(r.members) == 0 || names == nil || !bytes.Equal(names, r.names) {
 		if changed = true; !r.enroll() {
 			r.Close()
 			return r.FS.Controllers()
@@ -71,7 +75,7 @@ func (r *Roster) Controllers() ([]Controller, error) {
 			continue
 		}
 		changed = true
-		if err := m.read(r.FS); err != nil {
+		if err := m.renew(r.FS); err != nil {
 			return nil, err
 		}
 	}
@@ -94,8 +98,9 @@ func (r *Roster) list() {
 	}
 }
 
-// enroll takes the names anew, and says whether it is all of them. That who has one
-// is still the same shows in its state.
+// enroll takes the names anew, and says whether it could. That who has one is still
+// the same shows in its state; and who has one is still there, whatever the list
+// says, which may leave out the neighbour of a name that goes in that moment.
 func (r *Roster) enroll() bool {
 	r.close()
 	dir, err := openAt(unix.AT_FDCWD, r.classDir(), unix.O_RDONLY|unix.O_DIRECTORY)
@@ -105,7 +110,6 @@ func (r *Roster) enroll() bool {
 	r.dir = dir
 	r.names = bytes.Clone(r.entries())
 	_, _, names := unix.ParseDirent(r.names, -1, nil)
-	slices.Sort(names)
 	before := map[string]*member{}
 	for _, m := range r.members {
 		before[m.name] = m
@@ -122,27 +126,37 @@ func (r *Roster) enroll() bool {
 		r.members = append(r.members, m)
 	}
 	for _, m := range before {
-		m.close()
+		if m.answers() {
+			r.members = append(r.members, m)
+		} else {
+			m.close()
+		}
 	}
+	slices.SortFunc(r.members, func(a, b *member) int { return strings.Compare(a.name, b.name) })
 	return r.names != nil
 }
 
-// entries reads the open directory as the kernel shows it, in one piece; nil if
-// that cannot be done. It is good until the next call.
+// entries reads the open directory as the kernel shows it; nil if that cannot be
+// done. It is good until the next call.
 func (r *Roster) entries() []byte {
 	if _, err := unix.Seek(r.dir, 0, unix.SEEK_SET); err != nil {
 		return nil
 	}
-	n, err := unix.ReadDirent(r.dir, r.buffer[:])
-	if err != nil || n > len(r.buffer)-maxEntry {
-		return nil
+	all := 0
+	for { // a signal ends a read of it early (filldir64)
+		n, err := unix.ReadDirent(r.dir, r.buffer[all:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil // EINVAL: it does not fit
+		}
+		if n == 0 {
+			return r.buffer[:all]
+		}
+		all += n
 	}
-	return r.buffer[:n]
 }
-
-// maxEntry is what one entry of a directory takes at most (getdents(2)): more than
-// that was left of the buffer, so there is no further one.
-const maxEntry = 19 + 256 + 8
 
 // WriteControl is FS.WriteControl; what it changes shows at the next look.
 func (r *Roster) WriteControl(controller, attr, value string) error {
@@ -163,20 +177,32 @@ func (m *member) current() bool {
 	if m.at.IsZero() || time.Since(m.at) >= age {
 		return false
 	}
-	var b [32]byte
-	n, err := unix.Pread(m.state, b[:], 0)
-	return err == nil && string(bytes.TrimSpace(b[:n])) == m.c.State
+	return m.read() == m.c.State
 }
 
-// read opens before it reads: if the name passes to another controller in between,
+// answers says whether the controller is still there. The attribute of one that is
+// gone cannot be read (ENODEV).
+func (m *member) answers() bool { return m.read() != "" }
+
+// read returns the state as it is now; "" if there is none.
+func (m *member) read() string {
+	var b [32]byte
+	n, err := unix.Pread(m.state, b[:], 0)
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSpace(b[:n]))
+}
+
+// renew opens before it reads: if the name passes to another controller in between,
 // what is open is the dead one's, and the next look sees that. One that is gone, or
 // belongs to no subsystem yet, is none.
-func (m *member) read(f FS) error {
+func (m *member) renew(f FS) error {
 	m.close()
 	fd, err := openAt(unix.AT_FDCWD, filepath.Join(f.classDir(), m.name, "state"), unix.O_RDONLY)
 	if err == nil {
 		m.state = fd
-		m.c, err = f.controller(m.name)
+		m.c, err = f.controller(m.name, m.c.Subsystem)
 	}
 	if err == nil {
 		m.at = time.Now()
@@ -194,9 +220,9 @@ func (m *member) close() {
 	m.state, m.at = -1, time.Time{}
 }
 
-// controller reads one by its name.
-func (f FS) controller(name string) (Controller, error) {
-	subsystem, err := f.subsystemOf(name)
+// controller reads one by its name. It was in subsystem before, if that is not "".
+func (f FS) controller(name, subsystem string) (Controller, error) {
+	subsystem, err := f.subsystemOf(name, subsystem)
 	if err != nil {
 		return Controller{}, err
 	}
@@ -207,26 +233,40 @@ func (f FS) controller(name string) (Controller, error) {
 	return f.readController(name, subsystem, nqn)
 }
 
-// subsystemOf finds the subsystem that has a controller: most often that with its
-// number, which the kernel takes from the first controller (nvme_init_subsystem).
-func (f FS) subsystemOf(controller string) (string, error) {
-	first := "nvme-subsys" + strings.TrimPrefix(controller, "nvme")
-	if f.has(first, controller) {
-		return first, nil
+// subsystemOf finds the subsystem that has a controller: most often that of before,
+// or that with its number, which the kernel takes from the first controller
+// (nvme_init_subsystem).
+func (f FS) subsystemOf(controller, before string) (string, error) {
+	for _, name := range []string{before, "nvme-subsys" + strings.TrimPrefix(controller, "nvme")} {
+		if has, err := f.has(name, controller); has || err != nil {
+			return name, err
+		}
 	}
 	all, err := list(f.subsystemDir())
 	if err != nil {
 		return "", err
 	}
 	for _, name := range all {
-		if f.has(name, controller) {
-			return name, nil
+		if has, err := f.has(name, controller); has || err != nil {
+			return name, err
 		}
 	}
 	return "", unix.ENODEV
 }
 
-func (f FS) has(subsystem, controller string) bool {
+func (f FS) has(subsystem, controller string) (bool, error) {
+	if subsystem == "" {
+		return false, nil
+	}
+	path := filepath.Join(f.subsystemDir(), subsystem, controller)
 	var st unix.Stat_t
-	return unix.Lstat(filepath.Join(f.subsystemDir(), subsystem, controller), &st) == nil
+	err := unix.Lstat(path, &st)
+	switch {
+	case err == nil:
+		return true, nil
+	case gone(err):
+		return false, nil
+	default:
+		return false, &fs.PathError{Op: "lstat", Path: path, Err: err}
+	}
 }

@@ -59,6 +59,8 @@ func testRoster(t *testing.T) {
 	if err := os.Remove(filepath.Join(f.Sys, "class", "nvme", "nvme0")); err != nil {
 		t.Fatal(err)
 	}
+	look("a name that was left out, of one that answers", false)
+	set(t, f, "class/nvme-subsystem/*/nvme0/state", "") // what is open cannot be read any more
 	look("a name is gone", true)
 	set(t, f, "class/nvme/nvme1/transport", "pcie")
 	time.Sleep(time.Minute)

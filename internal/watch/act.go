@@ -232,8 +232,8 @@ func (w *Watch) own(ctx context.Context, controllers []nvmesysfs.Controller, now
 	if !same {
 		due = ownPause
 	}
+	w.calm = w.calm && same
 	if now.Sub(w.seen.ownAt) < due {
-		w.calm = w.calm && same
 		return
 	}
 	w.acts.start(ctx, "own", func() error { w.Own(); return nil }, func(error) {

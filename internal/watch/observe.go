@@ -191,29 +191,46 @@ func (w *Watch) observeTables(f *facts, events map[string]uint32, how thoroughne
 		if v.Table == "" {
 			continue
 		}
-		n, there := events[v.Table]
-		last, known := w.seen.tables[v.Table]
-		switch {
-		case !there:
-			last = seenTable{table: table{absent: true}}
-		case how == everything || !known || last.absent || last.events != n || w.doubtful(f, v, last):
-			s, err := w.Guards.State(v.Table)
-			if errors.Is(err, dm.ErrNotFound) {
-				last = seenTable{table: table{absent: true}}
-				break
-			}
-			if err != nil {
-				blind = append(blind, fmt.Errorf("volume %s: %w", v.ID, err))
-				delete(w.seen.tables, v.Table)
-				f.tables[v.Table] = table{unseen: true}
-				continue
-			}
-			last = seenTable{events: n, at: f.now, table: table{State: s}}
+		t, err := w.observeTable(f, v, events, how)
+		if err != nil {
+			blind = append(blind, fmt.Errorf("volume %s: %w", v.ID, err))
 		}
-		w.seen.tables[v.Table] = last
-		f.tables[v.Table] = last.table
+		f.tables[v.Table] = t
 	}
 	return errors.Join(blind...)
+}
+
+func (w *Watch) observeTable(f *facts, v Volume, events map[string]uint32, how thoroughness) (table, error) {
+	n, there := events[v.Table]
+	last, known := w.seen.tables[v.Table]
+	switch {
+	case !there:
+		return w.saw(v.Table, seenTable{table: table{absent: true}}), nil
+	case how == everything || !known || last.absent || last.events != n || w.doubtful(f, v, last):
+		return w.lookAtTable(v.Table, seenTable{events: n, at: f.now})
+	case f.live() && w.acts.running[tableKey(v.Table)]:
+		return table{unseen: true}, nil // what it was like before does not say that it serves
+	default:
+		return last.table, nil
+	}
+}
+
+func (w *Watch) lookAtTable(name string, now seenTable) (table, error) {
+	s, err := w.Guards.State(name)
+	switch {
+	case errors.Is(err, dm.ErrNotFound):
+		return w.saw(name, seenTable{table: table{absent: true}}), nil
+	case err != nil:
+		delete(w.seen.tables, name)
+		return table{unseen: true}, err
+	}
+	now.State = s
+	return w.saw(name, now), nil
+}
+
+func (w *Watch) saw(name string, now seenTable) table {
+	w.seen.tables[name] = now
+	return now.table
 }
 
 // doubtful says whether a table has to be looked at that had no event since the last

@@ -179,7 +179,7 @@ func (t *campaign) note(ctx context.Context, kind string, plans []plan, injected
 	var faults []fault
 	var bound time.Duration
 	for _, p := range plans {
-		faults, bound = append(faults, p.fault), max(bound, p.bound(healed.Sub(injected)))
+		faults, bound = append(faults, p.fault), max(bound, p.bound(t.kernel, healed.Sub(injected)))
 	}
 	o, last := t.measure(kind, faults, injected, healed)
 	t.report.Outages = append(t.report.Outages, o)

@@ -108,6 +108,10 @@ const (
 	// each half of it, whose timer is rounded up to a second: blk-timeout.c,
 	// blk_add_timer), and has waited for its first attempt.
 	noticed = 9500 * time.Millisecond
+	// noticedTwice is the same where the keep-alive is in the way of the recovery that
+	// it has begun, which then waits until it is timed out once more (Linux 6.1.172:
+	// "timeout request" twice, 6.15 s apart).
+	noticedTwice = noticed + 6150*time.Millisecond
 	// emulated is what emulated processors may add.
 	emulated = 500 * time.Millisecond
 )
@@ -118,12 +122,16 @@ const (
 // kernel alone would never come back, or the plugin or the storage host has to
 // start first, it is that second too. Healed is when everything was, from the
 // beginning of the round: a machine that was switched off also has to boot.
-func (p plan) bound(healed time.Duration) time.Duration {
+func (p plan) bound(kernel string, healed time.Duration) time.Duration {
+	found := noticed
+	if kernel == "6.1" {
+		found = noticedTwice
+	}
 	switch {
 	case slices.Contains(silences, p.kind):
-		return max(cycle, noticed-(p.until-p.at)) + emulated
+		return max(cycle, found-(p.until-p.at)) + emulated
 	case p.kind == "power":
-		return max(time.Second, noticed-(healed-p.at)) + emulated
+		return max(time.Second, found-(healed-p.at)) + emulated
 	case p.kind == "hung":
 		return 11*time.Second + emulated
 	default:

@@ -95,6 +95,7 @@ func run(ctx context.Context, name string, args []string) ([]byte, error) {
 	err := cmd.Start()
 	if err == nil {
 		// This process may be in more of a hurry than a program that it runs.
+		_ = unix.SchedSetAttr(cmd.Process.Pid, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_NORMAL}, 0)
 		_ = unix.Setpriority(unix.PRIO_PGRP, cmd.Process.Pid, 0)
 		err = cmd.Wait()
 	}

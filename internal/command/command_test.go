@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/holdfast-csi/holdfast/internal/command"
 )
 
@@ -144,12 +146,19 @@ func TestUsualPriority(t *testing.T) {
 			if err := syscall.Setpriority(syscall.PRIO_PROCESS, tid, n); err != nil && !errors.Is(err, syscall.ESRCH) {
 				t.Fatal(err)
 			}
+			attr := &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_RR, Priority: 1}
+			if n == 0 {
+				attr = &unix.SchedAttr{Size: unix.SizeofSchedAttr}
+			}
+			if err := unix.SchedSetAttr(tid, attr, 0); err != nil && !errors.Is(err, syscall.ESRCH) {
+				t.Logf("in real time it is not tried: %v", err)
+			}
 		}
 	}
 	setNice(5)
 	defer setNice(0)
-	out, err := run(t, "sleep 0.1; cut -d' ' -f19 /proc/self/stat")
-	if out != "0\n" {
-		t.Errorf("niceness %q, %v", out, err)
+	out, err := run(t, "sleep 0.1; cut -d' ' -f19,40,41 /proc/self/stat")
+	if out != "0 0 0\n" {
+		t.Errorf("niceness, real-time priority and policy %q, %v", out, err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/internal/dm"
+	"github.com/holdfast-csi/holdfast/internal/urgent"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -168,7 +169,8 @@ func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof, lock func
 		return err
 	}
 	// From here to the end the number cannot be given to another device.
-	f, err := g.open(p)
+	var f io.Closer
+	err = urgent.Do(func() (err error) { f, err = g.open(p); return err })
 	if err != nil {
 		return fmt.Errorf("guard %s: %w", name, err)
 	}
@@ -193,12 +195,14 @@ func (g *Guards) feed(name string, p Path, readOnly bool, proof Proof, lock func
 }
 
 // lookAgain has the path of a change proven, and then looks at what there is to change.
-func (g *Guards) lookAgain(c *change) (err error) {
-	if err = c.proof(); err != nil {
-		return fmt.Errorf("guard %s: %w", c.name, err)
-	}
-	c.layout, err = g.look(c.name)
-	return err
+func (g *Guards) lookAgain(c *change) error {
+	return urgent.Do(func() (err error) {
+		if err = c.proof(); err != nil {
+			return fmt.Errorf("guard %s: %w", c.name, err)
+		}
+		c.layout, err = g.look(c.name)
+		return err
+	})
 }
 
 // openPath opens the node of p, if it is still that device.

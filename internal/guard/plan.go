@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/internal/dm"
+	"github.com/holdfast-csi/holdfast/internal/urgent"
 )
 
 // step is one change of a device of a volume.
@@ -344,13 +345,16 @@ type change struct {
 	proof    Proof
 }
 
+// carryOut does not wait for memory: it may be what memory waits for.
 func (g *Guards) carryOut(c *change, steps []step) error {
-	for _, s := range steps {
-		if err := g.take(c, s); err != nil {
-			return fmt.Errorf("guard %s: %s: %w", c.name, s, err)
+	return urgent.Do(func() error {
+		for _, s := range steps {
+			if err := g.take(c, s); err != nil {
+				return fmt.Errorf("guard %s: %s: %w", c.name, s, err)
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 func (g *Guards) take(c *change, s step) error {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
+	"github.com/holdfast-csi/holdfast/internal/urgent"
 	"github.com/holdfast-csi/holdfast/pkg/nvme"
 )
 
@@ -34,7 +35,7 @@ func (f fabrics) Connect(ctx context.Context, t nvme.Target, c nvme.ConnectionCo
 		return connectError(opConnect, t, err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- f.write(nvme.FabricsOptions(t, c)) }()
+	go func() { done <- urgent.Do(func() error { return f.write(nvme.FabricsOptions(t, c)) }) }()
 	select {
 	case err := <-done:
 		return connectError(opConnect, t, err)

@@ -20,7 +20,7 @@ PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build demo test rest unit kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
+.PHONY: help build demo test rest unit chart kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
@@ -34,7 +34,7 @@ demo: deps ## boot two machines and see volumes survive outages
 	$(GO) run ./test/cmd/demo
 
 test: deps ## everything that proves the code: unit, csi-sanity, fuzz seeds, real kernels
-	$(MAKE) --no-print-directory unit kernel
+	$(MAKE) --no-print-directory unit chart kernel
 	$(MAKE) --no-print-directory -j2 e2e-first rest
 
 # The second lane of test: machines wait more than they compute.
@@ -44,6 +44,9 @@ rest: e2e-others
 unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the race detector
 	$(GO) vet ./... && $(GO) vet -tags 'vm long' ./test/... && $(GO) vet -tags kernel ./internal/...
 	$(GO) test -race ./...
+
+chart: ## tests of the Helm chart that need no cluster; what they depend on is a module of its own
+	cd test/k8s && $(GO) vet ./... && $(GO) test -count=1 ./...
 
 kernel: deps ## tests of single packages inside a machine, on every kernel of KERNELS
 	$(GO) run ./test/vm/cmd/vmrun -kernel $(shell echo $(KERNELS) | tr ' ' ,) -packages "$(KERNEL_PACKAGES)"

@@ -1,0 +1,203 @@
+package chart_test
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"helm.sh/helm/v3/pkg/action"
+	"helm.sh/helm/v3/pkg/chart"
+	"helm.sh/helm/v3/pkg/chart/loader"
+	"helm.sh/helm/v3/pkg/chartutil"
+	"helm.sh/helm/v3/pkg/engine"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+	sigsyaml "sigs.k8s.io/yaml"
+)
+
+const dir = "../../../deploy/chart/holdfast"
+
+type values = map[string]any
+
+// least is what has to be given.
+func least() values {
+	return values{"clusterID": "c1", "hosts": []any{values{"name": "box1", "address": "10.0.0.2:9700"}}}
+}
+
+func with(more values) values { return chartutil.CoalesceTables(more, least()) }
+
+func load(t *testing.T) *chart.Chart {
+	t.Helper()
+	c, err := loader.Load(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func render(t *testing.T, v values) (map[string]string, error) {
+	t.Helper()
+	c := load(t)
+	all, err := chartutil.ToRenderValues(c, v, chartutil.ReleaseOptions{Name: "hf", Namespace: "storage", Revision: 1, IsInstall: true}, chartutil.DefaultCapabilities)
+	if err != nil {
+		return nil, err
+	}
+	return engine.Render(c, all)
+}
+
+func TestLint(t *testing.T) {
+	r := action.NewLint().Run([]string{dir}, least())
+	for _, m := range r.Messages {
+		t.Log(m)
+	}
+	for _, err := range r.Errors {
+		t.Error(err)
+	}
+}
+
+// known are the kinds that the chart may have, each as the Kubernetes API has it;
+// those of the Prometheus operator are checked for being YAML alone.
+var known = map[string]func() any{
+	"Deployment": func() any { return new(appsv1.Deployment) }, "DaemonSet": func() any { return new(appsv1.DaemonSet) },
+	"ConfigMap": func() any { return new(corev1.ConfigMap) }, "ServiceAccount": func() any { return new(corev1.ServiceAccount) },
+	"ClusterRole": func() any { return new(rbacv1.ClusterRole) }, "ClusterRoleBinding": func() any { return new(rbacv1.ClusterRoleBinding) },
+	"Role": func() any { return new(rbacv1.Role) }, "RoleBinding": func() any { return new(rbacv1.RoleBinding) },
+	"CSIDriver": func() any { return new(storagev1.CSIDriver) }, "StorageClass": func() any { return new(storagev1.StorageClass) },
+	"PodDisruptionBudget": func() any { return new(policyv1.PodDisruptionBudget) }, "NetworkPolicy": func() any { return new(networkingv1.NetworkPolicy) },
+	"PodMonitor": func() any { return new(map[string]any) }, "PrometheusRule": func() any { return new(map[string]any) },
+}
+
+// objects decodes what was rendered, by kind; a field that the API does not know is
+// an error.
+func objects(t *testing.T, v values) map[string][]any {
+	t.Helper()
+	files, err := render(t, v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := map[string][]any{}
+	for name, text := range files {
+		if !strings.HasSuffix(name, ".yaml") {
+			continue
+		}
+		docs := yaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
+		for {
+			doc, err := docs.Read()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			var of struct{ Kind string }
+			if err := sigsyaml.Unmarshal(doc, &of); err != nil || of.Kind == "" {
+				if len(bytes.TrimSpace(doc)) > 0 && err != nil {
+					t.Fatalf("%s: %v in\n%s", name, err, doc)
+				}
+				continue
+			}
+			object := known[of.Kind]
+			if object == nil {
+				t.Fatalf("%s has a %s", name, of.Kind)
+			}
+			o := object()
+			if err := sigsyaml.UnmarshalStrict(doc, o); err != nil {
+				t.Fatalf("%s: %s: %v", name, of.Kind, err)
+			}
+			out[of.Kind] = append(out[of.Kind], o)
+		}
+	}
+	return out
+}
+
+func TestObjects(t *testing.T) {
+	least, most := objects(t, least()), objects(t, with(values{
+		"logDebug": true, "logJSON": true, "monitoring": values{"enabled": true}, "networkPolicy": values{"enabled": true},
+		"imagePullSecrets": []any{values{"name": "x"}},
+		"node":             values{"extraArgs": []any{"--nvme-registry="}, "tolerations": []any{}},
+		"storageClasses":   []any{values{"name": "a", "default": true, "parameters": values{"guard": "dm", "eagerReconnect": false}}, values{"name": "b"}},
+	}))
+	for kind := range known {
+		if len(most[kind]) == 0 {
+			t.Errorf("there is no %s with everything switched on", kind)
+		}
+	}
+	for _, kind := range []string{"PodMonitor", "PrometheusRule", "NetworkPolicy"} {
+		if len(least[kind]) > 0 {
+			t.Errorf("there is a %s that nobody asked for", kind)
+		}
+	}
+	if n := len(most["StorageClass"]); n != 2 {
+		t.Errorf("%d classes", n)
+	}
+}
+
+// The binary knows every flag that the chart gives it.
+func TestFlags(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "holdfast")
+	build := exec.Command("go", "build", "-tags", "grpcnotrace", "-o", binary, "./cmd/holdfast")
+	build.Dir, build.Env = "../../..", append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	all := objects(t, with(values{"logDebug": true, "logJSON": true}))
+	for _, c := range []corev1.Container{
+		all["Deployment"][0].(*appsv1.Deployment).Spec.Template.Spec.Containers[0],
+		all["DaemonSet"][0].(*appsv1.DaemonSet).Spec.Template.Spec.Containers[0],
+	} {
+		if !slices.Contains(c.Args, "--log-json") {
+			t.Errorf("%v", c.Args)
+		}
+		if out, err := exec.Command(binary, append(c.Args, "--help")...).CombinedOutput(); err != nil {
+			t.Errorf("holdfast %s: %v\n%s", strings.Join(c.Args, " "), err, out)
+		}
+	}
+}
+
+// Nobody may read secrets, and the node, which runs everywhere, little else.
+func TestRights(t *testing.T) {
+	all := objects(t, least())
+	for _, o := range all["ClusterRole"] {
+		role := o.(*rbacv1.ClusterRole)
+		for _, r := range role.Rules {
+			if slices.Contains(r.Resources, "secrets") || slices.Contains(r.Resources, "*") || slices.Contains(r.Verbs, "*") {
+				t.Errorf("%s may %v %v", role.Name, r.Verbs, r.Resources)
+			}
+			if role.Name == "hf-node" && !slices.Equal(r.Verbs, []string{"get"}) {
+				t.Errorf("the node may %v %v", r.Verbs, r.Resources)
+			}
+		}
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		values values
+		want   string
+	}{
+		{"nothing given", values{}, "clusterID"},
+		{"no storage host", values{"clusterID": "c1", "hosts": []any{}}, "hosts"},
+		{"address without port", with(values{"hosts": []any{values{"name": "a", "address": "10.0.0.1"}}}), "address"},
+		{"unknown key", with(values{"nodes": values{}}), "nodes"},
+		{"unknown key further in", with(values{"node": values{"kubeletDirectory": "/x"}}), "kubeletDirectory"},
+		{"no duration", with(values{"node": values{"withdrawnGrace": "30"}}), "withdrawnGrace"},
+		{"relative directory", with(values{"node": values{"kubeletDir": "var/lib/kubelet"}}), "kubeletDir"},
+		{"unknown guard", with(values{"storageClasses": []any{values{"name": "a", "parameters": values{"guard": "md"}}}}), "guard"},
+	} {
+		if _, err := render(t, c.values); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want something about %s", c.name, err, c.want)
+		}
+	}
+}

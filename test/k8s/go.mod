@@ -1,4 +1,4 @@
-// What tests the chart, apart from the product's own module: it takes several hundred
+// What tests the chart, apart from the product's own module: it takes a hundred
 // modules that nothing else needs.
 module github.com/holdfast-csi/holdfast/test/k8s
 

@@ -108,6 +108,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err := kmod.Load(ctx, command.Exec{}, "nvme-tcp"); err != nil {
 		return err
 	}
+	steady(log)
 	// Before the records are opened: who has the socket has them.
 	l, err := listenUnix(ctx, o.endpoint)
 	if err != nil {
@@ -132,7 +133,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	s := newCSIServer(log)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}})
-	steady(log)
+	settle(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
 	err = serve(ctx, s, l)
 	down.finish(ctx)

@@ -27,20 +27,24 @@ const niceness = -20
 // process, it is not what is killed first, and it is the first to compute: once a
 // storage host is back, all that has waited for it begins at once. Where the machine
 // does not allow one of them, the others still help.
+//
+// This is the part that is done before anything touches a device: what is set on
+// every thread waits for every thread, and one may be waiting for a device.
 func steady(log *slog.Logger) {
-	for _, x := range []struct {
-		what string
-		try  func() error
-	}{
-		{"let go of what only the start needed", shed},
-		{"lock memory", lockMemory},
-		{"be an I/O flusher", beFlusher},
-		{"raise the priority", beFirst},
-		{"lower the OOM score", func() error { return os.WriteFile("/proc/self/oom_score_adj", fmt.Append(nil, oomScore), 0) }},
-	} {
-		if err := x.try(); err != nil {
-			log.Warn("healing a volume while the node is in trouble may take longer, or fail", "cannot", x.what, "err", err)
-		}
+	attempt(log, "be an I/O flusher", beFlusher)
+	attempt(log, "raise the priority", beFirst)
+	attempt(log, "lower the OOM score", func() error { return os.WriteFile("/proc/self/oom_score_adj", fmt.Append(nil, oomScore), 0) })
+}
+
+// settle is the part of it that is done once the process has started.
+func settle(log *slog.Logger) {
+	attempt(log, "let go of what only the start needed", shed)
+	attempt(log, "lock memory", lockMemory)
+}
+
+func attempt(log *slog.Logger, what string, try func() error) {
+	if err := try(); err != nil {
+		log.Warn("healing a volume while the node is in trouble may take longer, or fail", "cannot", what, "err", err)
 	}
 }
 

@@ -108,7 +108,9 @@ func (r *Roster) enroll() bool {
 		return false
 	}
 	r.dir = dir
-	r.names = bytes.Clone(r.entries())
+	if r.names = bytes.Clone(r.entries()); r.names == nil {
+		return false
+	}
 	_, _, names := unix.ParseDirent(r.names, -1, nil)
 	before := map[string]*member{}
 	for _, m := range r.members {
@@ -126,14 +128,15 @@ func (r *Roster) enroll() bool {
 		r.members = append(r.members, m)
 	}
 	for _, m := range before {
-		if m.answers() {
-			r.members = append(r.members, m)
-		} else {
+		if !m.answers() {
 			m.close()
+			continue
 		}
+		r.members = append(r.members, m)
+		r.names = []byte{} // the names are taken again at the next look
 	}
 	slices.SortFunc(r.members, func(a, b *member) int { return strings.Compare(a.name, b.name) })
-	return r.names != nil
+	return true
 }
 
 // entries reads the open directory as the kernel shows it; nil if that cannot be

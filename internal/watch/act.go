@@ -233,6 +233,7 @@ func (w *Watch) own(ctx context.Context, controllers []nvmesysfs.Controller, now
 		due = ownPause
 	}
 	w.calm = w.calm && same
+	w.seen.due = w.seen.due || !same // also if no volume is left
 	if now.Sub(w.seen.ownAt) < due {
 		return
 	}

@@ -962,6 +962,29 @@ func TestActs(t *testing.T) {
 	}
 }
 
+// The last one that goes is told of, too, although nothing is looked at any more then.
+func TestOwnersAreToldOfTheLast(t *testing.T) {
+	t.Parallel()
+	inBubble(t, 1, func(r run) {
+		r.pass(audit / 2)
+		told := r.count("own") + 1
+		r.do(func() { r.stage(1) })
+		r.changed <- struct{}{}
+		synctest.Wait()
+		r.expectCalls("own", told)
+		r.do(func() { r.controllers, r.volumes = nil, nil; clear(r.tables) })
+		r.changed <- struct{}{}
+		r.pass(3 * time.Second)
+		if n := r.count("own") - told; n != 1 {
+			t.Errorf("told %d times", n)
+		}
+		r.pass(time.Minute)
+		if n := r.count("own") - told; n != 1 {
+			t.Errorf("told %d times in a minute", n)
+		}
+	})
+}
+
 // Whose the controllers are is said at the start, when others are there, and now
 // and then; not while nothing changes.
 func TestOwnersAreTold(t *testing.T) {

@@ -228,15 +228,18 @@ func (w *Watch) own(ctx context.Context, controllers []nvmesysfs.Controller, now
 	for i, c := range controllers {
 		names[i] = c.Name
 	}
-	same, due := slices.Equal(names, w.seen.owned), audit
-	if !same {
-		due = ownPause
+	// Also of one that is gone again by then: whoever connected it has claimed it.
+	w.seen.ownDue = w.seen.ownDue || !slices.Equal(names, w.seen.owned)
+	pause := audit
+	if w.seen.ownDue {
+		pause = ownPause
 	}
-	w.calm = w.calm && same
-	w.seen.due = w.seen.due || !same // also if no volume is left
-	if now.Sub(w.seen.ownAt) < due {
+	w.calm = w.calm && !w.seen.ownDue
+	w.seen.due = w.seen.due || w.seen.ownDue // also if no volume is left
+	if now.Sub(w.seen.ownAt) < pause || w.acts.running["own"] {
 		return
 	}
+	w.seen.ownDue = false
 	w.acts.start(ctx, "own", func() error { w.Own(); return nil }, func(error) {
 		w.seen.owned, w.seen.ownAt = names, now
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/holdfast-csi/holdfast/internal/guard"
+	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -982,6 +984,25 @@ func TestOwnersAreToldOfTheLast(t *testing.T) {
 		if n := r.count("own") - told; n != 1 {
 			t.Errorf("told %d times in a minute", n)
 		}
+	})
+}
+
+// One that comes and goes between two words is told of: it was claimed.
+func TestOwnersAreToldOfAGuest(t *testing.T) {
+	t.Parallel()
+	inBubble(t, 1, func(r run) {
+		r.pass(audit / 2)
+		told := r.count("own") + 1
+		r.do(func() { r.stage(1) })
+		r.changed <- struct{}{}
+		synctest.Wait()
+		r.expectCalls("own", told)
+		before := slices.Clone(r.controllers)
+		r.do(func() { r.controllers = append(r.controllers, nvmesysfs.Controller{Name: "nvme99", State: "live"}) })
+		r.pass(2 * Every)
+		r.do(func() { r.controllers = before })
+		r.pass(2 * time.Second)
+		r.expectCalls("own", told+1)
 	})
 }
 

@@ -26,6 +26,7 @@ type seen struct {
 	orphans  map[string]bool      // strays in use of which that was said
 	owned    []string             // the controllers that there were at the last word on whose they are
 	ownAt    time.Time            // when that was
+	ownDue   bool                 // others were there since
 }
 
 type seenSession struct {

@@ -282,15 +282,17 @@ func (w *Watch) known(f *facts, how thoroughness) func(disk string) (nvmesysfs.N
 	if how == everything {
 		return func(string) (nvmesysfs.Namespace, bool) { return nvmesysfs.Namespace{}, false }
 	}
-	doubtful := map[uint32]bool{}
+	// Of no other: the kernel gives the name of a disk that is gone to the next one.
+	// One that serves a volume is held open by its table, and keeps its name.
+	serving := map[uint32]bool{}
 	for _, v := range f.volumes {
-		if !w.well(v.ID) || w.failed(f, v) {
-			doubtful[v.Identity.NSID] = true
+		if w.well(v.ID) && !w.failed(f, v) {
+			serving[v.Identity.NSID] = true
 		}
 	}
 	byDisk := map[string]nvmesysfs.Namespace{}
 	for _, ns := range w.seen.sessions[f.session.NQN].namespaces {
-		if !doubtful[ns.NSID] {
+		if serving[ns.NSID] {
 			byDisk[ns.Disk] = ns
 		}
 	}

@@ -964,16 +964,24 @@ func TestActs(t *testing.T) {
 	}
 }
 
+// tellOfAnother has a second connection come, which is told of at once, and returns how
+// often something was by then: what follows is within the pause after it.
+func (r run) tellOfAnother() (told int) {
+	r.Helper()
+	r.pass(audit / 2)
+	told = r.count("own") + 1
+	r.do(func() { r.stage(1) })
+	r.changed <- struct{}{}
+	synctest.Wait()
+	r.expectCalls("own", told)
+	return told
+}
+
 // The last one that goes is told of, too, although nothing is looked at any more then.
 func TestOwnersAreToldOfTheLast(t *testing.T) {
 	t.Parallel()
 	inBubble(t, 1, func(r run) {
-		r.pass(audit / 2)
-		told := r.count("own") + 1
-		r.do(func() { r.stage(1) })
-		r.changed <- struct{}{}
-		synctest.Wait()
-		r.expectCalls("own", told)
+		told := r.tellOfAnother()
 		r.do(func() { r.controllers, r.volumes = nil, nil; clear(r.tables) })
 		r.changed <- struct{}{}
 		r.pass(3 * time.Second)
@@ -991,12 +999,7 @@ func TestOwnersAreToldOfTheLast(t *testing.T) {
 func TestOwnersAreToldOfAGuest(t *testing.T) {
 	t.Parallel()
 	inBubble(t, 1, func(r run) {
-		r.pass(audit / 2)
-		told := r.count("own") + 1
-		r.do(func() { r.stage(1) })
-		r.changed <- struct{}{}
-		synctest.Wait()
-		r.expectCalls("own", told)
+		told := r.tellOfAnother()
 		before := slices.Clone(r.controllers)
 		r.do(func() { r.controllers = append(r.controllers, nvmesysfs.Controller{Name: "nvme99", State: "live"}) })
 		r.pass(2 * Every)

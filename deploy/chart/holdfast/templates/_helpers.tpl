@@ -18,10 +18,10 @@ app.kubernetes.io/component: {{ .component }}
 
 {{- define "holdfast.logArgs" -}}
 {{- if .Values.logDebug }}
-            - --log-debug
+- --log-debug
 {{- end }}
 {{- if .Values.logJSON }}
-            - --log-json
+- --log-json
 {{- end }}
 {{- end }}
 

@@ -51,6 +51,11 @@ func newSeen() seen {
 	return seen{stale: true, about: map[string]bool{}, sessions: map[string]seenSession{}, tables: map[string]seenTable{}, strays: map[string]time.Time{}, orphans: map[string]bool{}}
 }
 
+// needsLook says whether a full look is due whatever the cheap one shows.
+func (s *seen) needsLook(now time.Time) bool {
+	return s.stale || s.due || len(s.about) > 0 || now.Sub(s.auditAt) >= audit
+}
+
 // glance is the cheap look: it costs a few small reads for each session and one
 // call for all tables.
 type glance struct {

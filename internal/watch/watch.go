@@ -145,7 +145,7 @@ func (w *Watch) drain() {
 func (w *Watch) once(ctx context.Context, now time.Time) {
 	volumes := w.Keeper.Volumes()
 	w.inherit(volumes, now)
-	due := w.seen.stale || w.seen.due || len(w.seen.about) > 0 || now.Sub(w.seen.auditAt) >= audit
+	due := w.seen.needsLook(now)
 	if !due && len(volumes)+len(w.volumes)+len(w.seen.strays) == 0 && w.relax == nil {
 		return
 	}

@@ -231,7 +231,7 @@ func (w *world) Controllers() ([]nvmesysfs.Controller, error) {
 	return slices.Clone(w.controllers), err
 }
 
-func (w *world) SessionSince(nqn string, _ []string, _ func(string) (nvmesysfs.Namespace, bool)) (nvmesysfs.Snapshot, error) {
+func (w *world) SessionSince(nqn string, _ []string, keep func(string) (nvmesysfs.Namespace, bool)) (nvmesysfs.Snapshot, error) {
 	if err := w.called("session", nqn); err != nil {
 		return nvmesysfs.Snapshot{}, err
 	}
@@ -239,6 +239,10 @@ func (w *world) SessionSince(nqn string, _ []string, _ func(string) (nvmesysfs.N
 	defer w.mu.Unlock()
 	var s nvmesysfs.Snapshot
 	if d, ok := w.disks[nqn]; ok {
+		if kept, ok := keep(d.Disk); ok {
+			kept.Controllers = d.Controllers // which is looked at always
+			d = kept
+		}
 		s.Namespaces = append(s.Namespaces, d)
 	}
 	return s, nil

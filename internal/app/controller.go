@@ -4,15 +4,18 @@ import (
 	"context"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-csi/holdfast/internal/config"
+	"github.com/holdfast-csi/holdfast/internal/metrics"
 	"github.com/holdfast-csi/holdfast/pkg/driver"
 )
 
 type controllerOptions struct {
 	logOptions
-	endpoint, hosts string
+	endpoint, hosts, metrics string
 }
 
 func newControllerCommand() *cobra.Command {
@@ -26,6 +29,7 @@ func newControllerCommand() *cobra.Command {
 	o.addFlags(cmd)
 	cmd.Flags().StringVar(&o.endpoint, "csi-endpoint", "unix:///csi/csi.sock", "socket on which CSI is served")
 	cmd.Flags().StringVar(&o.hosts, "hosts", defaultHostsFile, "file that names the storage hosts")
+	addMetricsFlag(cmd, &o.metrics)
 	return cmd
 }
 
@@ -43,7 +47,12 @@ func runController(ctx context.Context, o controllerOptions) error {
 	if err != nil {
 		return err
 	}
-	s := newCSIServer(log)
+	calls, counted := metrics.NewCalls()
+	shown := []prometheus.Collector{counted, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})}
+	if err := (monitor{o.metrics, o.endpoint, shown, log}).serve(ctx); err != nil {
+		return err
+	}
+	s := newCSIServer(log, calls)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: cluster.ClusterID})
 	log.Info("serving", "endpoint", o.endpoint, "hosts", len(clients), "version", Version)

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -18,19 +17,9 @@ import (
 const askAboutAfter = 10 * time.Second
 
 // heedAnnotations gives volumes up whose PersistentVolume says so, until ctx ends.
-// Outside of a cluster there is nothing to heed, and without the right to read
-// PersistentVolumes everything else works.
-func heedAnnotations(ctx context.Context, op operator, log *slog.Logger) {
-	log = log.With("component", "giveup")
-	client, err := kube.InCluster()
-	if errors.Is(err, kube.ErrNotInCluster) {
-		return
-	}
-	if err != nil {
-		log.Warn("volumes can be given up on this node only: the API server cannot be asked", "err", err)
-		return
-	}
-	go giveup.New(giveup.Options{Waiting: op.waiting, Annotations: client.Annotations, Abandon: op.Abandon, Log: log}).Run(ctx)
+func heedAnnotations(ctx context.Context, op operator, client *kube.Client, log *slog.Logger) {
+	o := giveup.Options{Waiting: op.waiting, Annotations: client.Annotations, Abandon: op.Abandon, Log: log.With("component", "giveup")}
+	go giveup.New(o).Run(ctx)
 }
 
 // waiting are the volumes in an outage whose PersistentVolume is known.
@@ -41,10 +30,14 @@ func (o operator) waiting() []giveup.Waiting {
 		if !known || r.Ended != node.NotEnded || w.WaitSince.IsZero() || time.Since(w.WaitSince) < askAboutAfter {
 			continue
 		}
-		paths := append(slices.Sorted(maps.Keys(r.Targets)), r.Stage.StagingPath)
-		if pv := giveup.PersistentVolumeOf(paths); pv != "" {
+		if pv := persistentVolume(r); pv != "" {
 			out = append(out, giveup.Waiting{VolumeID: r.Stage.VolumeID, PersistentVolume: pv, Since: w.WaitSince})
 		}
 	}
 	return out
+}
+
+// persistentVolume is the name of a record's, from the kubelet's paths.
+func persistentVolume(r node.Record) string {
+	return giveup.PersistentVolumeOf(append(slices.Sorted(maps.Keys(r.Targets)), r.Stage.StagingPath))
 }

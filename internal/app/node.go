@@ -13,11 +13,13 @@ import (
 	"time"
 
 	"github.com/container-storage-interface/spec/lib/go/csi"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast-csi/holdfast/internal/command"
 	"github.com/holdfast-csi/holdfast/internal/config"
 	"github.com/holdfast-csi/holdfast/internal/kmod"
+	"github.com/holdfast-csi/holdfast/internal/metrics"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/ownership"
 	"github.com/holdfast-csi/holdfast/internal/patience"
@@ -57,7 +59,7 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.runDir, "run-dir", defaultNodeRun, "directory for the records of staged volumes; it must survive the plugin, and should be in memory")
 	f.StringVar(&o.machineID, "machine-id-file", "/etc/machine-id", "file with the ID of this machine")
 	f.StringVar(&o.control, "control-socket", defaultControlSocket, "socket for operators on this node (holdfast volumes, holdfast abandon); empty for none")
-	f.StringVar(&o.metrics, "metrics-address", "", "HOST:PORT on which /metrics and /healthz are served; empty for none")
+	addMetricsFlag(cmd, &o.metrics)
 	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after the storage host has taken a volume from this node")
 	f.StringVar(&o.kubeletDir, "kubelet-registration-dir", "", "directory in which the kubelet looks for plugins (plugins_registry under its root): the plugin registers itself there; empty if somebody else does it")
 	f.StringVar(&o.kubeletEndpoint, "kubelet-endpoint", "", "path of the CSI socket as the kubelet sees it; the path of --csi-endpoint by default")
@@ -66,6 +68,10 @@ func newNodeCommand() *cobra.Command {
 	addBusFlag(cmd, &o.bus)
 	addAdminTimeoutFlag(cmd, &o.adminTimeout)
 	return cmd
+}
+
+func addMetricsFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "metrics-address", "", "HOST:PORT on which /metrics and /healthz (whether CSI is served) are served; empty for none")
 }
 
 func addRegistryFlag(cmd *cobra.Command, to *string) {
@@ -119,10 +125,12 @@ func runNode(ctx context.Context, o nodeOptions) error {
 		return err
 	}
 	op := operator{flow: k.flow, watch: k.watch, sysfs: nvmesysfs.Default(), stateDir: o.stateDir}
-	if err := errors.Join(serveControl(ctx, o.control, op, log), serveMetrics(ctx, o.metrics, op, log)); err != nil {
+	calls, counted := metrics.NewCalls()
+	seen := monitor{o.metrics, o.endpoint, []prometheus.Collector{metrics.New(op), counted}, log}
+	if err := errors.Join(serveControl(ctx, o.control, op, log), seen.serve(ctx)); err != nil {
 		return err
 	}
-	heedAnnotations(ctx, op, log)
+	speakToCluster(ctx, op, o.name, log)
 	down, err := awaitShutdown(ctx, o.bus, k.flow, log)
 	if err != nil {
 		return err
@@ -130,7 +138,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err := registerWithKubelet(ctx, o, l.Addr(), log); err != nil {
 		return err
 	}
-	s := newCSIServer(log)
+	s := newCSIServer(log, calls)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}})
 	settle(log)

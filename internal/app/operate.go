@@ -2,23 +2,16 @@ package app
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
 	"github.com/holdfast-csi/holdfast/internal/control"
-	"github.com/holdfast-csi/holdfast/internal/metrics"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/nvmesysfs"
 	"github.com/holdfast-csi/holdfast/internal/statefile"
@@ -75,10 +68,7 @@ func (o operator) volume(ctx context.Context, r node.Record) control.Volume {
 
 // Sessions implements control.Service.
 func (o operator) Sessions() []control.Session {
-	volumes := map[string]int{}
-	for _, r := range o.flow.Records() {
-		volumes[r.Stage.Attachment.Session.NQN]++
-	}
+	volumes := o.sessionVolumes()
 	var out []control.Session
 	for _, l := range o.watch.Links() {
 		out = append(out, control.Session{
@@ -86,6 +76,15 @@ func (o operator) Sessions() []control.Session {
 		})
 	}
 	return out
+}
+
+// sessionVolumes counts the volumes of each session.
+func (o operator) sessionVolumes() map[string]int {
+	volumes := map[string]int{}
+	for _, r := range o.flow.Records() {
+		volumes[r.Stage.Attachment.Session.NQN]++
+	}
+	return volumes
 }
 
 // abandoned is the record that a volume was given up by hand.
@@ -126,31 +125,4 @@ func serveControl(ctx context.Context, path string, o operator, log *slog.Logger
 	}
 	serveHTTP(ctx, control.NewServer(o), l, log)
 	return nil
-}
-
-// serveMetrics serves /metrics and /healthz until ctx ends; address "" is none.
-func serveMetrics(ctx context.Context, address string, o operator, log *slog.Logger) error {
-	if address == "" {
-		return nil
-	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(metrics.New(o))
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: 2}))
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
-	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
-	if err != nil {
-		return fmt.Errorf("metrics-address: value %q: %w", address, err)
-	}
-	serveHTTP(ctx, &http.Server{Handler: mux, ReadTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second, MaxHeaderBytes: 8 << 10}, l, log)
-	return nil
-}
-
-func serveHTTP(ctx context.Context, s *http.Server, l net.Listener, log *slog.Logger) {
-	context.AfterFunc(ctx, func() { _ = s.Close() })
-	go func() {
-		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			log.Error("a server stopped", "address", l.Addr().String(), "err", err)
-		}
-	}()
 }

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
+	"github.com/holdfast-csi/holdfast/internal/metrics"
 	"github.com/holdfast-csi/holdfast/internal/rpcerr"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
@@ -74,23 +75,25 @@ func listenSocket(ctx context.Context, what, path string) (net.Listener, error) 
 	return l, nil
 }
 
-// newCSIServer returns a gRPC server whose one interceptor makes the codes and
-// logs each failed call once.
-func newCSIServer(log *slog.Logger) *grpc.Server {
+// newCSIServer returns a gRPC server whose one interceptor makes the codes, logs
+// each failed call once and counts all.
+func newCSIServer(log *slog.Logger, calls metrics.Calls) *grpc.Server {
 	return grpc.NewServer(grpc.UnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 		began := time.Now()
 		resp, err := next(ctx, req)
-		call := log.With("method", filepath.Base(info.FullMethod), "took", time.Since(began).Round(time.Millisecond))
+		took, method, code := time.Since(began), filepath.Base(info.FullMethod), rpcerr.Code(err)
+		calls.Saw(method, code.String(), took)
+		call := log.With("method", method, "took", took.Round(time.Millisecond))
 		if v, ok := req.(interface{ GetVolumeId() string }); ok {
 			call = call.With("volume", v.GetVolumeId())
 		}
 		switch {
 		case err == nil:
 			call.Debug("call")
-		case rpcerr.Code(err) == codes.Aborted:
+		case code == codes.Aborted:
 			call.Info("call put off", "err", err)
 		default:
-			call.Warn("call failed", "code", rpcerr.Code(err).String(), "err", err)
+			call.Warn("call failed", "code", code.String(), "err", err)
 		}
 		return resp, rpcerr.ToStatus(err)
 	}))

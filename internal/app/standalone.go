@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/command"
 	"github.com/holdfast-csi/holdfast/internal/config"
 	"github.com/holdfast-csi/holdfast/internal/kmod"
+	"github.com/holdfast-csi/holdfast/internal/metrics"
 	"github.com/holdfast-csi/holdfast/internal/pool/file"
 	"github.com/holdfast-csi/holdfast/internal/store"
 	"github.com/holdfast-csi/holdfast/internal/watch"
@@ -98,7 +99,8 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	s := newCSIServer(log)
+	calls, _ := metrics.NewCalls() // nobody scrapes it
+	s := newCSIServer(log, calls)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: standaloneCluster})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}})

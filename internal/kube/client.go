@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -38,7 +39,7 @@ const callTime = 5 * time.Second
 // whole by default.
 const maxAnswer = 2 << 20
 
-// Client asks one API server.
+// Client talks to one API server.
 type Client struct {
 	base string // https://HOST:PORT
 	dir  string // with ca.crt and token
@@ -74,6 +75,9 @@ func newClient(base, dir string) (*Client, error) {
 // "Alternate representations of resources").
 const metadataOnly = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
+// plain is the whole object.
+const plain = "application/json"
+
 // Annotations are those of a PersistentVolume; volume.ErrNotFound if there is none
 // of the name. Needs the right to get persistentvolumes.
 func (c *Client) Annotations(ctx context.Context, persistentVolume string) (map[string]string, error) {
@@ -82,39 +86,52 @@ func (c *Client) Annotations(ctx context.Context, persistentVolume string) (map[
 			Annotations map[string]string `json:"annotations"`
 		} `json:"metadata"`
 	}
-	if err := c.get(ctx, "/api/v1/persistentvolumes/"+url.PathEscape(persistentVolume), &object); err != nil {
+	if err := c.get(ctx, "/api/v1/persistentvolumes/"+url.PathEscape(persistentVolume), metadataOnly, &object); err != nil {
 		return nil, fmt.Errorf("kubernetes: PersistentVolume %s: %w", persistentVolume, err)
 	}
 	return object.Metadata.Annotations, nil
 }
 
-func (c *Client) get(ctx context.Context, path string, into any) (err error) {
+// get decodes an object; accept says in which form.
+func (c *Client) get(ctx context.Context, path, accept string, into any) error {
+	return c.call(ctx, http.MethodGet, path, accept, nil, into)
+}
+
+// call asks once; what is not OK is an error.
+func (c *Client) call(ctx context.Context, method, path, accept string, object, into any) (err error) {
 	token, err := os.ReadFile(filepath.Join(c.dir, "token")) // the kubelet replaces it
 	if err != nil {
 		return err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.base+path, nil)
+	var body bytes.Buffer
+	if object != nil {
+		if err := json.NewEncoder(&body).Encode(object); err != nil {
+			return err
+		}
+	}
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, &body)
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	req.Header.Set("Accept", metadataOnly)
+	req.Header.Set("Accept", accept)
+	req.Header.Set("Content-Type", plain)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, resp.Body.Close()) }()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	if err != nil {
 		return err
 	}
 	switch resp.StatusCode {
-	case http.StatusOK:
-		return json.Unmarshal(body, into)
+	case http.StatusOK, http.StatusCreated:
+		return json.Unmarshal(answer, into)
 	case http.StatusNotFound:
 		return volume.ErrNotFound
 	default:
-		return fmt.Errorf("the API server says %s: %s: %w", resp.Status, message(body), volume.ErrUnavailable)
+		return fmt.Errorf("the API server says %s: %s: %w", resp.Status, message(answer), volume.ErrUnavailable)
 	}
 }
 

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"net/http"
@@ -119,5 +120,59 @@ func TestBadCA(t *testing.T) {
 	}
 	if _, err := newClient("https://192.0.2.1", dir); !errors.Is(err, volume.ErrInvalid) {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestClaim(t *testing.T) {
+	t.Parallel()
+	answer := `{"kind":"PersistentVolume","spec":{"claimRef":{"kind":"PersistentVolumeClaim","namespace":"db","name":"data-0","uid":"u-1","resourceVersion":"7"}}}`
+	c := server(t, func(w http.ResponseWriter, r *http.Request) {
+		if got := r.Method + " " + r.URL.Path + " " + r.Header.Get("Accept"); got != "GET /api/v1/persistentvolumes/pvc-1 application/json" {
+			t.Errorf("asked %s", got)
+		}
+		_, _ = w.Write([]byte(answer))
+	})
+	got, err := c.Claim(t.Context(), "pvc-1")
+	want := Reference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: "db", Name: "data-0", UID: "u-1"}
+	if err != nil || got != want {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	answer = `{"kind":"PersistentVolume","spec":{}}`
+	if _, err := c.Claim(t.Context(), "pvc-1"); !errors.Is(err, volume.ErrNotFound) {
+		t.Errorf("not bound: %v", err)
+	}
+}
+
+func TestWrite(t *testing.T) {
+	t.Parallel()
+	var path string
+	var sent map[string]any
+	c := server(t, func(w http.ResponseWriter, r *http.Request) {
+		path = r.Method + " " + r.URL.Path
+		sent = map[string]any{}
+		if err := json.NewDecoder(r.Body).Decode(&sent); err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(http.StatusCreated)
+		_, _ = w.Write([]byte(`{"kind":"Event"}`))
+	})
+	claim := Reference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: "db", Name: "data-0", UID: "u-1"}
+	if err := c.Write(t.Context(), Event{About: claim, Warning: true, Reason: "VolumeWaiting", Message: strings.Repeat("x", 2000), From: "csi.holdfast.io", Host: "node1"}); err != nil {
+		t.Fatal(err)
+	}
+	about, _ := sent["involvedObject"].(map[string]any)
+	metadata, _ := sent["metadata"].(map[string]any)
+	name, _ := metadata["name"].(string)
+	message, _ := sent["message"].(string)
+	if path != "POST /api/v1/namespaces/db/events" || about["uid"] != "u-1" || sent["type"] != "Warning" || len(message) != longestMessage ||
+		!strings.HasPrefix(name, "data-0.") || name != strings.ToLower(name) {
+		t.Errorf("%s: %v", path, sent)
+	}
+	if err := c.Write(t.Context(), Event{About: Node("node1"), Reason: "StorageReconnected"}); err != nil {
+		t.Fatal(err)
+	}
+	about, _ = sent["involvedObject"].(map[string]any)
+	if path != "POST /api/v1/namespaces/default/events" || about["uid"] != "node1" || sent["type"] != "Normal" {
+		t.Errorf("%s: %v", path, sent)
 	}
 }

@@ -903,13 +903,19 @@ func TestLinks(t *testing.T) {
 		r.pass(time.Second)
 		r.do(func() { r.giveUp(0) })
 		r.pass(time.Second)
+		lost := time.Now()
 		r.do(func() { r.setState(1, "connecting") })
 		r.pass(time.Second)
+		got := r.watch.Links()
+		if since := got[1].LostSince; since.Before(lost) || since.After(lost.Add(Every)) {
+			r.Errorf("lost since %v, was at %v", since, lost)
+		}
+		got[1].LostSince = time.Time{}
 		want := []Link{
 			{NQN: "nqn.v0", Live: true, Controllers: 1, Outages: 1, Connects: 1},
 			{NQN: "nqn.v1", Controllers: 1, Outages: 1},
 		}
-		if diff := cmp.Diff(want, r.watch.Links()); diff != "" {
+		if diff := cmp.Diff(want, got); diff != "" {
 			r.Errorf("(-want +got):\n%s", diff)
 		}
 	})

@@ -39,6 +39,8 @@ type Link struct {
 	Attempts    int // to connect, since the kernel gave up
 	Outages     int
 	Connects    int // that the watch made
+	// LostSince is zero while the session is live.
+	LostSince time.Time
 }
 
 // Links returns the last word on all sessions.
@@ -62,7 +64,7 @@ func (w *Watch) publish(volumes []Volume) {
 	w.links = w.links[:0]
 	for _, nqn := range slices.Sorted(maps.Keys(w.sessions)) {
 		s, f := w.sessions[nqn], w.seen.sessions[nqn]
-		w.links = append(w.links, Link{NQN: nqn, Live: s.lostSince.IsZero() && s.wasLive, Controllers: len(f.controllers), Attempts: s.failures, Outages: s.outages, Connects: s.connects})
+		w.links = append(w.links, Link{NQN: nqn, Live: s.lostSince.IsZero() && s.wasLive, Controllers: len(f.controllers), Attempts: s.failures, Outages: s.outages, Connects: s.connects, LostSince: s.lostSince})
 	}
 }
 

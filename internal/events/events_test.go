@@ -1,0 +1,176 @@
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// world has subjects that a test changes, and remembers what was told.
+type world struct {
+	subjects []Subject
+	told     []string
+	err      error
+}
+
+func inBubble(t *testing.T, body func(w *world, pass func(time.Duration))) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := &world{}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go New(Options{
+			Subjects: func() []Subject { return w.subjects },
+			Tell: func(_ context.Context, pv string, e Event) error {
+				if w.err == nil {
+					w.told = append(w.told, pv+" "+e.Reason)
+				}
+				return w.err
+			},
+			Log: slog.New(slog.DiscardHandler),
+		}).Run(ctx)
+		body(w, func(d time.Duration) { time.Sleep(d); synctest.Wait() })
+	})
+}
+
+func (w *world) expect(t *testing.T, want ...string) {
+	t.Helper()
+	if diff := cmp.Diff(want, w.told); diff != "" {
+		t.Errorf("told, -want +got:\n%s", diff)
+	}
+	w.told = nil
+}
+
+func waits(id string) Subject {
+	return Subject{ID: id, State: Waits, Since: time.Now(), PersistentVolume: "pv-" + id}
+}
+func fine(id string) Subject { return Subject{ID: id, State: Fine, PersistentVolume: "pv-" + id} }
+
+func TestOutage(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(w *world, pass func(time.Duration)) {
+		w.subjects = []Subject{fine("a"), {ID: "nqn.x", State: Fine, Volumes: 1}}
+		pass(time.Minute)
+		w.expect(t)
+		w.subjects = []Subject{waits("a"), {ID: "nqn.x", State: Waits, Since: time.Now(), Volumes: 1}}
+		pass(settleTime - every)
+		w.expect(t)
+		pass(10 * time.Minute)
+		w.expect(t, "pv-a VolumeWaiting", " StorageDisconnected")
+		w.subjects = []Subject{fine("a"), {ID: "nqn.x", State: Fine, Volumes: 1}}
+		pass(10 * time.Minute)
+		w.expect(t, "pv-a VolumeResumed", " StorageReconnected")
+	})
+}
+
+// What a restart of the target takes is no event.
+func TestShortOutage(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(w *world, pass func(time.Duration)) {
+		for range 100 {
+			w.subjects = []Subject{waits("a")}
+			pass(settleTime - 2*every)
+			w.subjects = []Subject{fine("a")}
+			pass(time.Minute)
+		}
+		w.expect(t)
+	})
+}
+
+// A volume that goes on and off all the time is told a few times, and then once in a
+// while; what needs somebody is told always.
+func TestOnAndOff(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(w *world, pass func(time.Duration)) {
+		for range 60 {
+			w.subjects = []Subject{waits("a")}
+			pass(30 * time.Second)
+			w.subjects = []Subject{fine("a")}
+			pass(30 * time.Second)
+		}
+		if n := len(w.told); n < often || n > often+8 {
+			t.Errorf("%d events in an hour: %v", n, w.told)
+		}
+		w.told = nil
+		w.subjects = []Subject{{ID: "a", State: Refused, Why: "another UUID", PersistentVolume: "pv-a"}}
+		pass(10 * time.Second)
+		w.expect(t, "pv-a VolumeRefused")
+	})
+}
+
+// A cluster that does not answer is told what is still so when it does.
+func TestClusterAway(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(w *world, pass func(time.Duration)) {
+		w.err = errors.New("no route to host")
+		w.subjects = []Subject{waits("a"), waits("b"), fine("c")}
+		pass(time.Minute)
+		w.subjects[1] = fine("b")
+		w.err = nil
+		pass(time.Minute)
+		w.expect(t, "pv-a VolumeWaiting")
+	})
+}
+
+// A volume that is gone and comes back is a new one.
+func TestForgotten(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(w *world, pass func(time.Duration)) {
+		w.subjects = []Subject{waits("a")}
+		pass(time.Minute)
+		w.expect(t, "pv-a VolumeWaiting")
+		w.subjects = nil
+		pass(time.Minute)
+		w.subjects = []Subject{fine("a")}
+		pass(time.Minute)
+		w.expect(t)
+	})
+}
+
+// Two hundred volumes of one host are no flood.
+func TestMany(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(w *world, pass func(time.Duration)) {
+		for i := range 200 {
+			w.subjects = append(w.subjects, waits(fmt.Sprint(i)))
+		}
+		pass(settleTime + 5*time.Second)
+		if n := len(w.told); n == 0 || n > 60 {
+			t.Errorf("%d events in the first seconds", n)
+		}
+		pass(time.Minute)
+		if n := len(w.told); n != 200 {
+			t.Errorf("%d events", n)
+		}
+	})
+}
+
+// Every state is told in words of its own, which say what happens to the data.
+func TestWords(t *testing.T) {
+	t.Parallel()
+	var seen []string
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	before := told{state: Waits, since: start, at: start}
+	for _, s := range []State{Fine, Waits, Refused, Withdrawn, Failing, Lost} {
+		e := words(before, Subject{ID: "x", State: s, Since: start, Why: "another UUID"}, start.Add(90*time.Second))
+		if e.Reason == "" || slices.Contains(seen, e.Reason) || e.Message == "" || e.Warning != (s != Fine) {
+			t.Errorf("%s: %+v", s, e)
+		}
+		seen = append(seen, e.Reason)
+	}
+	e := words(before, Subject{State: Fine}, start.Add(90*time.Second))
+	if !strings.Contains(e.Message, "lasted 1m30s") {
+		t.Errorf("%+v", e)
+	}
+	if e := words(told{}, Subject{State: Refused, Why: "another UUID"}, start); !strings.Contains(e.Message, "another UUID") {
+		t.Errorf("%+v", e)
+	}
+}

@@ -1,0 +1,130 @@
+package events
+
+import (
+	"fmt"
+	"time"
+)
+
+// Event is what is told, of a claim or of the node.
+type Event struct {
+	Warning bool
+	Reason  string // one word, as Kubernetes has them
+	Message string
+}
+
+// State is what matters to people of a volume or a session.
+type State string
+
+const (
+	// Fine needs no words, but for the end of an outage that was told.
+	Fine State = "fine"
+	// Waits: I/O waits and will go on by itself.
+	Waits State = "waits"
+	// Refused, Withdrawn, Failing and Lost are those of the watch, of a volume.
+	Refused   State = "refused"
+	Withdrawn State = "withdrawn"
+	Failing   State = "failing"
+	Lost      State = "lost"
+)
+
+// Subject is a volume or a session as it is now.
+type Subject struct {
+	ID    string // of the volume, or the NQN of the session
+	State State
+	// Since is when it began to wait; zero if it does not.
+	Since time.Time
+	// Why explains Refused.
+	Why string
+	// PersistentVolume is empty for a session, and for a volume whose is not known.
+	PersistentVolume string
+	// Volumes is how many a session serves.
+	Volumes int
+}
+
+// told is what was last told of a subject.
+type told struct {
+	state State
+	since time.Time // of the outage
+	at    time.Time
+	count int // events in a row of which each came soon after the one before
+}
+
+const (
+	// settleTime is how long an outage lasts before it is told: a target that
+	// restarts is back by then, and nobody could do anything yet.
+	settleTime = 10 * time.Second
+	// soon and often: what goes on and off is told often times, and then once in a
+	// while only.
+	soon  = 30 * time.Minute
+	often = 4
+	// while is how long the rest is silent then.
+	while = 10 * time.Minute
+)
+
+// next decides whether something is to be told of a subject. It is a pure function.
+func next(before told, s Subject, now time.Time) (Event, bool) {
+	switch {
+	case s.State == before.state && (s.State != Waits || s.Since.Equal(before.since)):
+		return Event{}, false
+	case s.State == Waits && now.Sub(s.Since) < settleTime:
+		return Event{}, false
+	case s.State == Fine && before.state == "":
+		return Event{}, false
+	case before.count >= often && now.Sub(before.at) < while && quiet(s.State):
+		return Event{}, false
+	}
+	return words(before, s, now), true
+}
+
+// quiet are the states of a volume that goes on and off; the others are told always.
+func quiet(s State) bool { return s == Fine || s == Waits }
+
+// after is what was told once an event is out.
+func after(before told, s Subject, now time.Time) told {
+	out := told{state: s.State, since: s.Since, at: now, count: 1}
+	if !before.at.IsZero() && now.Sub(before.at) < soon {
+		out.count = before.count + 1
+	}
+	return out
+}
+
+func words(before told, s Subject, now time.Time) Event {
+	if s.Volumes > 0 {
+		return sessionWords(before, s, now)
+	}
+	switch s.State {
+	case Fine:
+		return Event{Reason: "VolumeResumed", Message: "The volume serves its pod again." + lasted(before, now) + " Nothing was lost."}
+	case Waits:
+		return Event{Warning: true, Reason: "VolumeWaiting", Message: fmt.Sprintf(
+			"The volume's storage host has not answered since %s. Reads and writes wait, and go on by themselves when it is back; there is nothing to be done to the pod.", clock(s.Since))}
+	case Refused:
+		return Event{Warning: true, Reason: "VolumeRefused", Message: fmt.Sprintf(
+			"Where the volume should be, the storage host shows something else (%s). It is not used; reads and writes wait for the right one. Look at the storage host.", s.Why)}
+	case Withdrawn:
+		return Event{Warning: true, Reason: "VolumeWithdrawn", Message: "The storage host has taken the volume from this node, because it was moved or detached. Reads and writes of pods here will fail in a moment; what they wrote and never synced is lost, and nothing of it reaches the volume."}
+	case Lost:
+		return Event{Warning: true, Reason: "VolumeLost", Message: "The kernel deleted the volume's device and no guard was over it (guard: kernel). Its pod has to be started again; what was written and never synced is lost."}
+	case Failing:
+		return Event{Warning: true, Reason: "VolumeFailing", Message: "The waiting of the volume was ended, by its limit (ctrlLossTmo) or by hand: reads and writes fail. What was written and never synced is lost. Its pod has to be started again."}
+	}
+	return Event{}
+}
+
+func sessionWords(before told, s Subject, now time.Time) Event {
+	if s.State == Fine {
+		return Event{Reason: "StorageReconnected", Message: fmt.Sprintf("The connection to %s is back.%s", s.ID, lasted(before, now))}
+	}
+	return Event{Warning: true, Reason: "StorageDisconnected", Message: fmt.Sprintf(
+		"The connection to %s is lost since %s; volumes on this node that wait for it: %d. It is made again as soon as the storage host answers.", s.ID, clock(s.Since), s.Volumes)}
+}
+
+// lasted is how long an outage was, if one was told.
+func lasted(before told, now time.Time) string {
+	if before.since.IsZero() {
+		return ""
+	}
+	return fmt.Sprintf(" The outage lasted %s.", now.Sub(before.since).Round(time.Second))
+}
+
+func clock(t time.Time) string { return t.UTC().Format("15:04:05 UTC") }

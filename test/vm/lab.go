@@ -36,6 +36,7 @@ type Lab struct {
 	mu       sync.Mutex
 	machines []*Machine             // guarded by mu
 	lans     map[string]*lan.Switch // guarded by mu
+	taps     []func()               // guarded by mu; unplug cards of this machine
 	closed   bool                   // guarded by mu
 }
 
@@ -179,7 +180,7 @@ func (l *Lab) Boot(ctx context.Context, machines ...*Machine) error {
 // Close cuts the power of all machines and removes the lab's directory, unless HOLDFAST_VM_KEEP=1.
 func (l *Lab) Close() error {
 	l.mu.Lock()
-	machines, closed := slices.Clone(l.machines), l.closed
+	machines, taps, closed := slices.Clone(l.machines), l.taps, l.closed
 	l.closed = true
 	l.mu.Unlock()
 	if closed {
@@ -188,6 +189,9 @@ func (l *Lab) Close() error {
 	var errs []error
 	for _, m := range machines {
 		errs = append(errs, m.close())
+	}
+	for _, unplug := range taps {
+		unplug()
 	}
 	if l.control != nil {
 		errs = append(errs, l.control.Close())

@@ -24,8 +24,8 @@ import (
 const certificateTime = 5 * 365 * 24 * time.Hour
 
 type initOptions struct {
-	dir, state, host, listen, address, cluster string
-	pools                                      []string
+	dir, state, host, listen, address, cluster, join string
+	pools                                            []string
 }
 
 func newTargetInitCommand(t *targetOptions) *cobra.Command {
@@ -35,9 +35,12 @@ func newTargetInitCommand(t *targetOptions) *cobra.Command {
 		Short: "Make configuration, certificates and pools of a new storage host",
 		Long: "Make the configuration, a certificate authority, the certificates of the agent, the\n" +
 			"controller and the nodes, and mark the pool directories. Nothing that exists is\n" +
-			"overwritten. It prints what the controller and the nodes need.",
-		Example: "  holdfast target init --host box1 --address 10.0.0.2 --pool fast=/srv/fast",
-		Args:    cobra.NoArgs,
+			"overwritten. What Kubernetes needs is put into one directory, to be copied.\n\n" +
+			"With --join the host belongs to an installation that exists: the authority and the\n" +
+			"cluster ID are those that `holdfast target invite` printed on another storage host.",
+		Example: "  holdfast target init --host box1 --address 10.0.0.2 --pool fast=/srv/fast\n" +
+			"  holdfast target init --join join.yaml --host box2 --address 10.0.0.3 --pool fast=/srv/fast",
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cmd.Flags().Changed("config") {
 				o.dir = filepath.Dir(t.config)
@@ -51,7 +54,8 @@ func newTargetInitCommand(t *targetOptions) *cobra.Command {
 	f.StringVar(&o.host, "host", "", "name of this storage host; it is part of every volume ID and can never change")
 	f.StringVar(&o.address, "address", "", "IP address that nodes connect to")
 	f.StringVar(&o.listen, "listen", config.DefaultListen, "address of the agent itself")
-	f.StringVar(&o.cluster, "cluster-id", "", "ID of the Kubernetes cluster for the printed hosts file; a random one by default")
+	f.StringVar(&o.cluster, "cluster-id", "", "ID of the Kubernetes cluster, part of every node's identity; a random one by default")
+	f.StringVar(&o.join, "join", "", "file that `holdfast target invite` printed on a storage host of the same cluster")
 	f.StringArrayVar(&o.pools, "pool", nil, "pool as NAME=DIR[,PORT]; the first has port 4420 by default, the next 4421 and so on")
 	return cmd
 }
@@ -65,10 +69,32 @@ func initTarget(cmd *cobra.Command, o initOptions) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("%s exists: this storage host was set up before; nothing is changed: %w", path, volume.ErrPrecondition)
 	}
+	to, authority, err := o.installation(cfg)
+	if err != nil {
+		return err
+	}
 	text, err := yaml.Marshal(cfg)
 	if err != nil {
 		return err
 	}
+	if err := initPools(cfg); err != nil {
+		return err
+	}
+	if err := makeCertificates(filepath.Join(o.dir, "tls"), o.host, o.address, authority); err != nil {
+		return err
+	}
+	if err := writeKubernetes(o.dir, to); err != nil {
+		return err
+	}
+	// The configuration goes last: with it the host counts as set up.
+	if err := os.WriteFile(path, text, 0o644); err != nil {
+		return err
+	}
+	o.explain(cmd, cfg, path, to)
+	return nil
+}
+
+func initPools(cfg config.Target) error {
 	db, err := openStore(cfg)
 	if err != nil {
 		return err
@@ -82,14 +108,33 @@ func initTarget(cmd *cobra.Command, o initOptions) error {
 			return fmt.Errorf("pool %s: %w", p.Name, err)
 		}
 	}
-	if err := makeCertificates(filepath.Join(o.dir, "tls"), o.host, o.address); err != nil {
-		return err
+	return nil
+}
+
+// installation is the one that this host will belong to, and the authority of an
+// invitation if there is one.
+func (o initOptions) installation(cfg config.Target) (installed, *invitation, error) {
+	_, port, err := net.SplitHostPort(cfg.Listen)
+	if err != nil {
+		return installed{}, nil, err
 	}
-	// The configuration goes last: with it the host counts as set up.
-	if err := os.WriteFile(path, text, 0o644); err != nil {
-		return err
+	own := listedHost{Name: cfg.Host, Address: net.JoinHostPort(netip.MustParseAddr(o.address).String(), port)}
+	if o.join == "" {
+		id := o.cluster
+		if id == "" {
+			id = randomClusterID()
+		}
+		return installed{ClusterID: id, Hosts: []listedHost{own}}, nil, nil
 	}
-	return o.explain(cmd, cfg, path)
+	if o.cluster != "" {
+		return installed{}, nil, fmt.Errorf("cluster-id: value %q: it comes with --join: %w", o.cluster, volume.ErrInvalid)
+	}
+	i, err := readInvitation(o.join)
+	if err != nil {
+		return installed{}, nil, err
+	}
+	to, err := i.with(own)
+	return to, &i, err
 }
 
 func (o initOptions) target() (config.Target, error) {
@@ -122,8 +167,8 @@ func (o initOptions) target() (config.Target, error) {
 
 // makeCertificates makes the authority and one certificate for each role.
 // Certificates that are there stay: init can be run again after a failure.
-func makeCertificates(dir, host, address string) error {
-	caCert, caKey, err := authorityIn(dir, host)
+func makeCertificates(dir, host, address string, from *invitation) error {
+	caCert, caKey, err := authorityIn(dir, host, from)
 	if err != nil {
 		return err
 	}
@@ -142,14 +187,20 @@ func makeCertificates(dir, host, address string) error {
 	return nil
 }
 
-func authorityIn(dir, host string) (cert, key []byte, err error) {
+func authorityIn(dir, host string, from *invitation) (cert, key []byte, err error) {
 	cert, err1 := os.ReadFile(filepath.Join(dir, "ca.crt"))
 	key, err2 := os.ReadFile(filepath.Join(dir, "ca.key"))
-	if err1 == nil && err2 == nil {
+	switch {
+	case err1 == nil && err2 == nil && from != nil && string(cert) != from.CA:
+		return nil, nil, fmt.Errorf("join: %s has another authority already: %w", dir, volume.ErrPrecondition)
+	case err1 == nil && err2 == nil:
 		return cert, key, nil
-	}
-	if cert, key, err = pki.NewAuthority("holdfast " + host); err != nil {
-		return nil, nil, err
+	case from != nil:
+		cert, key = []byte(from.CA), []byte(from.CAKey)
+	default:
+		if cert, key, err = pki.NewAuthority("holdfast " + host); err != nil {
+			return nil, nil, err
+		}
 	}
 	return cert, key, pki.WriteBundle(dir, "ca", cert, key)
 }
@@ -162,37 +213,41 @@ func issue(ca *pki.Authority, dir string, role pki.Role, name string, ips []net.
 	return pki.WriteBundle(dir, name, cert, key)
 }
 
-func (o initOptions) explain(cmd *cobra.Command, cfg config.Target, path string) error {
-	id := o.cluster
-	if id == "" {
-		id = randomClusterID()
-	}
-	_, port, err := net.SplitHostPort(cfg.Listen)
-	if err != nil {
-		return err
-	}
-	tls := filepath.Dir(cfg.TLS.CA)
-	agent := net.JoinHostPort(netip.MustParseAddr(o.address).String(), port)
+func (o initOptions) explain(cmd *cobra.Command, cfg config.Target, path string, to installed) {
+	tls, agent := filepath.Dir(cfg.TLS.CA), to.Hosts[len(to.Hosts)-1].Address
 	cmd.Printf(`Storage host %[1]s is set up: %[2]s
 
 Start the agent here:
 
-    holdfast target --config %[2]s
+    systemctl enable --now holdfast-target     (from a package; else: holdfast target --config %[2]s)
 
-Copy to the controller:  %[3]s/ca.crt  %[3]s/controller.crt  %[3]s/controller.key
-Copy to every node:      %[3]s/ca.crt  %[3]s/node.crt  %[3]s/node.key
-Keep here, secret:       %[3]s/ca.key
+`, cfg.Host, path)
+	if o.join == "" {
+		cmd.Printf(`For Kubernetes, copy %[1]s to where you run kubectl, and there:
 
-/etc/holdfast/hosts.yaml of the controller (of a node: with node.crt and node.key):
+    kubectl apply -f kubernetes/secrets.yaml
+    helm install holdfast CHART -n %[2]s -f kubernetes/values.yaml
 
-clusterID: %[4]s
+`, kubernetesDir(o.dir), kubernetesNamespace)
+	} else {
+		cmd.Printf(`Tell Kubernetes of this host, with %[1]s:
+
+    helm upgrade holdfast CHART -n %[2]s --reuse-values -f values.yaml
+
+`, valuesFile(o.dir), kubernetesNamespace)
+	}
+	cmd.Printf(`Keep here, secret: %[1]s/ca.key
+
+Without Kubernetes: a controller needs ca.crt, controller.crt and controller.key of %[1]s, a node ca.crt, node.crt and
+node.key, and both a file /etc/holdfast/hosts.yaml:
+
+clusterID: %[2]s
 tls:
   ca: /etc/holdfast/tls/ca.crt
   cert: /etc/holdfast/tls/controller.crt
   key: /etc/holdfast/tls/controller.key
 hosts:
-- name: %[1]s
-  address: %[5]s
-`, cfg.Host, path, tls, id, agent)
-	return nil
+- name: %[3]s
+  address: %[4]s
+`, tls, to.ClusterID, cfg.Host, agent)
 }

@@ -15,12 +15,11 @@ type Event struct {
 // State is what matters to people of a volume or a session.
 type State string
 
+// Fine needs no words, but for the end of an outage that was told. Waits is what
+// goes on by itself. The others are those of the watch, of a volume.
 const (
-	// Fine needs no words, but for the end of an outage that was told.
-	Fine State = "fine"
-	// Waits: I/O waits and will go on by itself.
-	Waits State = "waits"
-	// Refused, Withdrawn, Failing and Lost are those of the watch, of a volume.
+	Fine      State = "fine"
+	Waits     State = "waits"
 	Refused   State = "refused"
 	Withdrawn State = "withdrawn"
 	Failing   State = "failing"

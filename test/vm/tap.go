@@ -45,7 +45,7 @@ func openTap(netns, device string) (f *os.File, err error) {
 		if own, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != nil {
 			return
 		}
-		defer unix.Close(own) //nolint:errcheck // read only
+		defer unix.Close(own)
 		f, err = tapIn(netns, device)
 		if unix.Setns(own, unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
@@ -60,7 +60,7 @@ func tapIn(netns, device string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(ns) //nolint:errcheck // read only
+	defer unix.Close(ns)
 	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
 		return nil, fmt.Errorf("enter: %w", err)
 	}

@@ -1,0 +1,181 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/holdfast-csi/holdfast/internal/config"
+	"github.com/holdfast-csi/holdfast/internal/pki"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+// invitation is what one storage host of an installation gives to another that is to
+// belong to it. It has the authority's key: who reads it can be any role.
+type invitation struct {
+	installed
+	CA    string `json:"ca"`
+	CAKey string `json:"caKey"`
+}
+
+// installed is what all storage hosts of an installation have in common, and what
+// the Helm chart wants to be told.
+type installed struct {
+	ClusterID string       `json:"clusterID"`
+	Hosts     []listedHost `json:"hosts"`
+}
+
+type listedHost struct {
+	Name    string `json:"name"`
+	Address string `json:"address"`
+}
+
+func newTargetInviteCommand() *cobra.Command {
+	dir := filepath.Dir(defaultTargetConfig)
+	cmd := &cobra.Command{
+		Use:   "invite",
+		Short: "Print what another storage host needs to belong to the same cluster",
+		Long: "Print what another storage host needs to belong to the same cluster, for\n" +
+			"`holdfast target init --join`. It has the key of the certificate authority in it:\n" +
+			"keep it secret, and delete it when the other host is set up.",
+		Example: "  holdfast target invite > join.yaml     # and on the other host:\n" +
+			"  holdfast target init --join join.yaml --host box2 --address 10.0.0.3 --pool fast=/srv/fast",
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := invite(dir)
+			if err == nil {
+				cmd.Print(text)
+			}
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", dir, "directory that `holdfast target init` wrote to")
+	return cmd
+}
+
+func invite(dir string) (string, error) {
+	tls := filepath.Join(dir, "tls")
+	cert, err1 := os.ReadFile(filepath.Join(tls, "ca.crt"))
+	key, err2 := os.ReadFile(filepath.Join(tls, "ca.key"))
+	values, err3 := os.ReadFile(valuesFile(dir))
+	if err := errors.Join(err1, err2, err3); err != nil {
+		return "", fmt.Errorf("dir: value %q: this host was not set up by `holdfast target init`, or its authority's key was taken away: %w: %w", dir, volume.ErrPrecondition, err)
+	}
+	i := invitation{CA: string(cert), CAKey: string(key)}
+	if err := yaml.UnmarshalStrict(values, &i.installed); err != nil {
+		return "", fmt.Errorf("%s: %w: %w", valuesFile(dir), volume.ErrInvalid, err)
+	}
+	text, err := yaml.Marshal(i)
+	return string(text), err
+}
+
+// readInvitation reads and checks one.
+func readInvitation(path string) (invitation, error) {
+	var i invitation
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return i, fmt.Errorf("join: %w", err)
+	}
+	if err := yaml.UnmarshalStrict(b, &i); err != nil {
+		return i, fmt.Errorf("join: %s: %w: %w", path, volume.ErrInvalid, err)
+	}
+	if i.ClusterID == "" || len(i.Hosts) == 0 {
+		return i, fmt.Errorf("join: %s: want what `holdfast target invite` printed on a storage host: %w", path, volume.ErrInvalid)
+	}
+	if _, err := pki.ParseAuthority([]byte(i.CA), []byte(i.CAKey)); err != nil {
+		return i, fmt.Errorf("join: %s: %w", path, err)
+	}
+	return i, nil
+}
+
+// with adds a host to those that an invitation names; to none, if there was none.
+func (i invitation) with(host listedHost) (installed, error) {
+	if slices.ContainsFunc(i.Hosts, func(h listedHost) bool { return h.Name == host.Name }) {
+		return installed{}, fmt.Errorf("host: value %q: the installation has a storage host of that name; a name is part of volume IDs and must be another: %w", host.Name, volume.ErrInvalid)
+	}
+	return installed{ClusterID: i.ClusterID, Hosts: append(slices.Clone(i.Hosts), host)}, nil
+}
+
+// What is for Kubernetes lies in a directory of its own, to be copied whole.
+func kubernetesDir(dir string) string { return filepath.Join(dir, "kubernetes") }
+func valuesFile(dir string) string    { return filepath.Join(kubernetesDir(dir), "values.yaml") }
+func secretsFile(dir string) string   { return filepath.Join(kubernetesDir(dir), "secrets.yaml") }
+
+// Names that the chart has by default.
+const (
+	kubernetesNamespace = "holdfast"
+	secretOf            = "holdfast-%s-tls"
+)
+
+// writeKubernetes writes what an installation in Kubernetes needs: values for the
+// chart, and the namespace and the Secrets to be applied before.
+func writeKubernetes(dir string, of installed) error {
+	if err := of.check(); err != nil {
+		return err
+	}
+	values, err := yaml.Marshal(of)
+	if err != nil {
+		return err
+	}
+	secrets, err := secretObjects(filepath.Join(dir, "tls"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		os.MkdirAll(kubernetesDir(dir), 0o700),
+		os.WriteFile(valuesFile(dir), values, 0o600),
+		os.WriteFile(secretsFile(dir), secrets, 0o600),
+	)
+}
+
+// check finds what the controller would refuse.
+func (i installed) check() error {
+	c := config.Cluster{ClusterID: i.ClusterID, TLS: config.TLS{CA: "-", Cert: "-", Key: "-"}}
+	for _, h := range i.Hosts {
+		c.Hosts = append(c.Hosts, config.Host{Name: h.Name, Address: h.Address})
+	}
+	text, err := yaml.Marshal(c)
+	if err != nil {
+		return err
+	}
+	_, err = config.Parse(text)
+	return err
+}
+
+func secretObjects(tls string) ([]byte, error) {
+	// The node plugin is privileged, which the namespace has to allow where Pod
+	// Security is enforced.
+	objects := []any{map[string]any{
+		"apiVersion": "v1", "kind": "Namespace",
+		"metadata": map[string]any{"name": kubernetesNamespace, "labels": map[string]string{"pod-security.kubernetes.io/enforce": "privileged"}},
+	}}
+	for _, role := range []pki.Role{pki.RoleController, pki.RoleNode} {
+		data := map[string]string{}
+		for key, file := range map[string]string{"ca.crt": "ca.crt", "tls.crt": string(role) + ".crt", "tls.key": string(role) + ".key"} {
+			b, err := os.ReadFile(filepath.Join(tls, file))
+			if err != nil {
+				return nil, err
+			}
+			data[key] = string(b)
+		}
+		objects = append(objects, map[string]any{
+			"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+			"metadata":   map[string]string{"name": fmt.Sprintf(secretOf, role), "namespace": kubernetesNamespace},
+			"stringData": data,
+		})
+	}
+	var out []byte
+	for _, o := range objects {
+		text, err := yaml.Marshal(o)
+		if err != nil {
+			return nil, err
+		}
+		out = append(append(out, "---\n"...), text...)
+	}
+	return out, nil
+}

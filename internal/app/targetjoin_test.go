@@ -1,0 +1,129 @@
+package app
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"sigs.k8s.io/yaml"
+
+	"github.com/holdfast-csi/holdfast/internal/pki"
+	"github.com/holdfast-csi/holdfast/internal/volume"
+)
+
+func read(t *testing.T, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// Two hosts of one installation: one authority, one cluster, and values that name
+// both.
+func TestTargetJoin(t *testing.T) {
+	dir, args := initArgs(t)
+	if _, err := run(t, args...); err != nil {
+		t.Fatal(err)
+	}
+	first := filepath.Join(dir, "etc")
+	text, err := run(t, "target", "invite", "--dir", first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	join := filepath.Join(dir, "join.yaml")
+	if err := os.WriteFile(join, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir2, args := initArgs(t)
+	if _, err := run(t, append(args, "--join", join)...); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "box1") {
+		t.Errorf("a name twice: %v", err)
+	}
+	again := append(append([]string(nil), args...), "--join", join, "--host", "box2", "--address", "10.0.0.3")
+	if _, err := run(t, append(again, "--cluster-id", "other")...); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "cluster-id") {
+		t.Errorf("another cluster: %v", err)
+	}
+	out, err := run(t, again...)
+	if err != nil || !strings.Contains(out, "helm upgrade") {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	second := filepath.Join(dir2, "etc")
+	if !bytes.Equal(read(t, filepath.Join(first, "tls", "ca.crt")), read(t, filepath.Join(second, "tls", "ca.crt"))) {
+		t.Error("two authorities")
+	}
+	var one, both installed
+	if err := errors.Join(yaml.UnmarshalStrict(read(t, valuesFile(first)), &one), yaml.UnmarshalStrict(read(t, valuesFile(second)), &both)); err != nil {
+		t.Fatal(err)
+	}
+	want := installed{ClusterID: one.ClusterID, Hosts: []listedHost{{"box1", "10.0.0.2:9700"}, {"box2", "10.0.0.3:9700"}}}
+	if diff := cmp.Diff(want, both); diff != "" || one.ClusterID == "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// What Kubernetes is given fits together and is for its owner alone.
+func TestKubernetesFiles(t *testing.T) {
+	dir, args := initArgs(t)
+	if _, err := run(t, args...); err != nil {
+		t.Fatal(err)
+	}
+	etc := filepath.Join(dir, "etc")
+	for _, path := range []string{valuesFile(etc), secretsFile(etc)} {
+		if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v %v", path, fi, err)
+		}
+	}
+	docs := strings.Split("\n"+string(read(t, secretsFile(etc))), "\n---\n")[1:]
+	if len(docs) != 3 {
+		t.Fatalf("%d objects", len(docs))
+	}
+	for i, role := range []string{"controller", "node"} {
+		var secret struct {
+			Kind       string
+			Metadata   struct{ Name, Namespace string }
+			StringData map[string]string
+		}
+		if err := yaml.Unmarshal([]byte(docs[i+1]), &secret); err != nil {
+			t.Fatal(err)
+		}
+		if secret.Kind != "Secret" || secret.Metadata.Name != "holdfast-"+role+"-tls" || secret.Metadata.Namespace != "holdfast" {
+			t.Errorf("%+v", secret)
+		}
+		files := map[string]string{}
+		for _, key := range []string{"ca.crt", "tls.crt", "tls.key"} {
+			files[key] = filepath.Join(t.TempDir(), key)
+			if err := os.WriteFile(files[key], []byte(secret.StringData[key]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := pki.ClientTLS(files["ca.crt"], files["tls.crt"], files["tls.key"]); err != nil {
+			t.Errorf("%s: %v", role, err)
+		}
+	}
+}
+
+func TestBadInvitation(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"empty": "", "not YAML": "\t{", "unknown key": "clusterID: a\nfoo: b\n", "no authority": "clusterID: a\nhosts: [{name: box1, address: \"10.0.0.2:9700\"}]\n",
+	} {
+		path := filepath.Join(dir, "join.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readInvitation(path); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := readInvitation(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file: %v", err)
+	}
+	if _, err := run(t, "target", "invite", "--dir", dir); !errors.Is(err, volume.ErrPrecondition) {
+		t.Errorf("not set up: %v", err)
+	}
+}

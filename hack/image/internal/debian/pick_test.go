@@ -1,0 +1,222 @@
+package debian
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/holdfast-csi/holdfast/hack/image/internal/deb"
+	"github.com/holdfast-csi/holdfast/hack/image/internal/elfdep/elftest"
+	"github.com/holdfast-csi/holdfast/hack/image/internal/rootfs"
+)
+
+// fakePackage is what a package depends on, and its files; a content that starts with "-> " makes a link.
+type fakePackage struct {
+	depends []string
+	files   map[string]string
+}
+
+// fakeDebian is an archive of packages.
+type fakeDebian struct {
+	packages map[string]fakePackage
+	unpacked []string
+}
+
+func (f *fakeDebian) Resolve(_ context.Context, names []string) ([]deb.Package, error) {
+	var all []deb.Package
+	for name := range f.packages { // apt finds more than what is needed, too
+		all = append(all, f.get(name))
+	}
+	for _, name := range names {
+		if _, ok := f.packages[name]; !ok {
+			return nil, errors.New("unable to locate package " + name)
+		}
+	}
+	return all, nil
+}
+
+func (f *fakeDebian) get(name string) deb.Package {
+	return deb.Package{Name: name, Version: "1", SHA256: "of " + name, Depends: f.packages[name].depends}
+}
+
+func (f *fakeDebian) Unpack(_ context.Context, p deb.Package, tree *rootfs.Tree) ([]byte, error) {
+	f.unpacked = append(f.unpacked, p.Name)
+	for name, content := range f.packages[p.Name].files {
+		file := rootfs.File{Mode: 0o755, Data: []byte(content), From: p.Name}
+		if target, ok := strings.CutPrefix(content, "-> "); ok {
+			link := rootfs.Tree{}
+			if err := link.Link(target, "/x"); err != nil {
+				return nil, err
+			}
+			file, _ = link.Get("/x")
+			file.From = p.Name
+		}
+		if err := tree.Put(name, file); err != nil {
+			return nil, err
+		}
+	}
+	return []byte("Package: " + p.Name + "\n"), nil
+}
+
+func program(needs ...string) string {
+	return string(elftest.Build(elftest.File{Interpreter: "/lib64/ld-linux-x86-64.so.2", Needs: needs, Imports: []string{"backtrace"}}))
+}
+
+func library(needs ...string) string { return string(elftest.Build(elftest.File{Needs: needs})) }
+
+// small is a Debian with one program, which is odd in all the ways that the real ones are.
+func small() *fakeDebian {
+	const lib = "/lib/x86_64-linux-gnu/"
+	return &fakeDebian{packages: map[string]fakePackage{
+		"base-files": {files: map[string]string{
+			"/usr/lib/os-release": "ID=debian", "/etc/os-release": "-> ../usr/lib/os-release", "/etc/debian_version": "12",
+			"/usr/share/common-licenses/GPL-2": "free", "/usr/share/common-licenses/GPL": "-> GPL-2",
+			"/usr/share/doc/base-files/copyright": "c",
+		}},
+		"e2fsprogs": {depends: []string{"libext2fs2", "libcom-err2", "libc6", "perl"}, files: map[string]string{
+			"/sbin/mke2fs": program("libe2p.so.2", "libc.so.6"), "/sbin/mkfs.ext4": "-> mke2fs", "/sbin/badblocks": program(),
+			"/etc/mke2fs.conf": "[defaults]", "/usr/share/doc/e2fsprogs": "-> libext2fs2",
+		}},
+		"libext2fs2": {depends: []string{"libc6"}, files: map[string]string{ // not called like libe2p
+			lib + "libe2p.so.2": "-> libe2p.so.2.3", lib + "libe2p.so.2.3": library("libcom_err.so.2"), // depends on it silently
+			"/usr/share/doc/libext2fs2/copyright": "c",
+		}},
+		"libcom-err2": {files: map[string]string{lib + "libcom_err.so.2": library(), "/usr/share/doc/libcom-err2/copyright": "c"}},
+		"libc6": {depends: []string{"libgcc-s1"}, files: map[string]string{
+			lib + "libc.so.6": library("ld-linux-x86-64.so.2"), lib + "ld-linux-x86-64.so.2": library(),
+			"/lib64/ld-linux-x86-64.so.2": "-> " + lib + "ld-linux-x86-64.so.2", "/usr/share/doc/libc6/copyright": "c",
+		}},
+		"libgcc-s1": {depends: []string{"gcc-12-base"}, files: map[string]string{
+			lib + "libgcc_s.so.1": library(), "/usr/share/doc/libgcc-s1": "-> gcc-12-base",
+		}},
+		"gcc-12-base": {files: map[string]string{"/usr/share/doc/gcc-12-base/copyright": "c"}},
+		"perl":        {files: map[string]string{"/usr/bin/perl": program()}},
+	}}
+}
+
+func programs() []Program { return []Program{{"/usr/sbin/mkfs.ext4", "e2fsprogs"}} }
+
+func names(c *Contents) []string {
+	var names []string
+	for _, p := range c.Packages {
+		names = append(names, p.Name)
+	}
+	return names
+}
+
+func TestPick(t *testing.T) {
+	debian := small()
+	c, err := Pick(t.Context(), debian, "amd64", programs(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"base-files", "e2fsprogs", "gcc-12-base", "libc6", "libcom-err2", "libext2fs2", "libgcc-s1"}
+	if got := names(c); !slices.Equal(got, want) {
+		t.Errorf("packages %q, want %q", got, want)
+	}
+	if slices.Contains(debian.unpacked, "perl") {
+		t.Error("perl was looked into")
+	}
+	for _, name := range []string{
+		"/usr/sbin/mke2fs", "/usr/sbin/mkfs.ext4", "/etc/mke2fs.conf", "/usr/share/common-licenses/GPL-2",
+		"/lib64/ld-linux-x86-64.so.2", "/usr/lib/os-release", "/usr/share/doc/libgcc-s1/copyright",
+		"/usr/share/doc/e2fsprogs/copyright", "/var/lib/dpkg/status.d/libc6", "/tmp", "/etc/passwd",
+	} {
+		if _, _, err := c.Tree.Resolve(name); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, name := range []string{"/usr/sbin/badblocks", "/usr/bin/perl", "/bin/sh"} {
+		if _, _, err := c.Tree.Resolve(name); err == nil {
+			t.Errorf("%s is in the image", name)
+		}
+	}
+	t.Run("again from its list", func(t *testing.T) {
+		again, err := Pick(t.Context(), small(), "amd64", programs(), c.Packages)
+		if err != nil || !slices.Equal(again.Tree.Names(), c.Tree.Names()) || !slices.Equal(names(again), names(c)) {
+			t.Errorf("got %v, %v", again, err)
+		}
+	})
+}
+
+func TestPickFails(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*fakeDebian)
+		want   []string // in the error
+	}{
+		"no program": {func(f *fakeDebian) { delete(f.packages["e2fsprogs"].files, "/sbin/mkfs.ext4") },
+			[]string{"program /usr/sbin/mkfs.ext4 of package e2fsprogs"}},
+		"no package": {func(f *fakeDebian) { delete(f.packages, "e2fsprogs") }, []string{"unable to locate package e2fsprogs"}},
+		"no library": {func(f *fakeDebian) { delete(f.packages, "libcom-err2") },
+			[]string{"libe2p.so.2.3 needs libcom_err.so.2", "none of the packages", "libext2fs2"}},
+		"no configuration": {func(f *fakeDebian) { delete(f.packages["e2fsprogs"].files, "/etc/mke2fs.conf") }, []string{"/etc/mke2fs.conf"}},
+		"no copyright": {func(f *fakeDebian) { delete(f.packages["libc6"].files, "/usr/share/doc/libc6/copyright") },
+			[]string{"copyright of libc6"}},
+		"no package with the copyright": {func(f *fakeDebian) { delete(f.packages, "gcc-12-base") },
+			[]string{"copyright of libgcc-s1", "gcc-12-base"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			debian := small()
+			c.change(debian)
+			_, err := Pick(t.Context(), debian, "amd64", programs(), nil)
+			for _, want := range c.want {
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("error %v, want %q in it", err, want)
+				}
+			}
+		})
+	}
+}
+
+func TestPickPinnedFails(t *testing.T) {
+	debian := small()
+	for name, c := range map[string]struct {
+		pinned []string
+		want   string
+	}{
+		"one too many": {slices.Collect(maps.Keys(debian.packages)), "package perl 1 is on the list, but"},
+		"one too few":  {[]string{"base-files", "e2fsprogs", "libc6", "libext2fs2"}, "needs libcom_err.so.2"},
+		"no program":   {[]string{"base-files"}, "mkfs.ext4 of package e2fsprogs"},
+	} {
+		var pinned []deb.Package
+		for _, one := range c.pinned {
+			p := debian.get(one)
+			p.Depends = nil // a list does not say
+			pinned = append(pinned, p)
+		}
+		if _, err := Pick(t.Context(), small(), "amd64", programs(), pinned); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+func TestIsOf(t *testing.T) {
+	for library, pkg := range map[string]string{
+		"libnvme.so.1": "libnvme1", "libpcre2-8.so.0": "libpcre2-8-0", "libcom_err.so.2": "libcom-err2", "libgcc_s.so.1": "libgcc-s1",
+		"libext2fs.so.2": "libext2fs2t64", "libgcrypt.so.20": "libgcrypt20", "libdbus-1.so.3": "libdbus-1-3",
+	} {
+		if !isOf(pkg, library) {
+			t.Errorf("%s is not taken to have %s", pkg, library)
+		}
+	}
+	for library, pkg := range map[string]string{
+		"libz.so.1": "zlib1g", "libnvme.so.1": "libnvme-dev", "/lib64/ld-linux-x86-64.so.2": "libc6", "libcrypto.so.3": "libssl3",
+	} {
+		if isOf(pkg, library) {
+			t.Errorf("%s is taken to have %s", pkg, library)
+		}
+	}
+}
+
+// TestPrograms: what a name is looked up in must have the program in it.
+func TestPrograms(t *testing.T) {
+	for _, p := range Programs() {
+		dir := p.Path[:strings.LastIndex(p.Path, "/")]
+		if !slices.Contains(strings.Split(Search, ":"), dir) {
+			t.Errorf("%s is not in %s", p.Path, Search)
+		}
+	}
+}

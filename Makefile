@@ -20,12 +20,18 @@ PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build demo test rest unit chart kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
+.PHONY: help build image packages e2e-k8s k8s-bin demo test rest unit chart kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
 build: ## compile bin build/bin/holdfast
 	CGO_ENABLED=0 $(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o build/bin/holdfast ./cmd/holdfast
+
+image: ## the container image for amd64 and arm64, without a daemon, in build/image; PUSH=REGISTRY/NAME:TAG pushes it
+	$(GO) -C hack/image run . --version $(VERSION) $(if $(PUSH),--tag $(PUSH) --push $(PUSH))
+
+packages: ## Debian package and archive for storage hosts, in build/packages
+	./hack/package $(VERSION) build/packages
 
 deps: ## install what machines and tests need, by the system's package manager
 	./hack/install-deps
@@ -64,6 +70,14 @@ e2e-others: deps # those that depend on the kernel, on the others
 	  echo "== end to end on Linux $$k, tests that depend on the kernel"; \
 	  HOLDFAST_KERNEL=$$k HOLDFAST_KERNEL_TESTS_ONLY=1 $(E2E) 2>&1 | sed -u "s/^/$$k: /" || exit 1; \
 	done
+
+K8S_DEPS := libseccomp-dev pkg-config
+k8s-bin: # programs of a cluster, kept by content: some 20 minutes the first time
+	./hack/install-deps $(K8S_DEPS)
+	$(GO) run ./test/cmd/kubeshell -build-only
+
+e2e-k8s: k8s-bin ## Holdfast in a Kubernetes of virtual machines, installed as the README says: short form
+	$(GO) test -tags k8s -count=1 -timeout 70m -v ./test/kube/
 
 long: deps ## fifty sessions at once, a black hole beside, memory full, the plugin away for AWAY
 	HOLDFAST_KERNEL=$(firstword $(KERNEL) $(KERNELS)) $(GO) test -tags 'vm long' -count=1 -timeout 60m -v -run 'TestFiftySessions|TestBlackHoleBeside|TestHealWithoutMemory|TestPluginAway' ./test/e2e/ -away $(AWAY)

@@ -35,6 +35,7 @@ type nodeOptions struct {
 	control, metrics, registry, bus                             string
 	kubeletDir, kubeletEndpoint                                 string
 	grace, adminTimeout                                         time.Duration
+	maxVolumes                                                  int64
 }
 
 const (
@@ -61,6 +62,7 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.control, "control-socket", defaultControlSocket, "socket for operators on this node (holdfast volumes, holdfast abandon); empty for none")
 	addMetricsFlag(cmd, &o.metrics)
 	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after the storage host has taken a volume from this node")
+	f.Int64Var(&o.maxVolumes, "max-volumes", 0, "how many volumes Kubernetes may attach to this node; 0 for no limit")
 	f.StringVar(&o.kubeletDir, "kubelet-registration-dir", "", "directory in which the kubelet looks for plugins (plugins_registry under its root): the plugin registers itself there; empty if somebody else does it")
 	f.StringVar(&o.kubeletEndpoint, "kubelet-endpoint", "", "path of the CSI socket as the kubelet sees it; the path of --csi-endpoint by default")
 	f.StringVar(&o.connect, "connect", "fabrics", "how to connect: fabrics (write /dev/nvme-fabrics) or nvme-cli (run nvme connect)")
@@ -96,6 +98,9 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	log := o.logger("node")
 	if o.grace <= 0 {
 		return fmt.Errorf("withdrawn-grace: value %s: want more than 0: %w", o.grace, volume.ErrInvalid)
+	}
+	if o.maxVolumes < 0 {
+		return fmt.Errorf("max-volumes: value %d: want 0 or more: %w", o.maxVolumes, volume.ErrInvalid)
 	}
 	debug.SetGCPercent(nodeGCPercent)
 	runtime.GOMAXPROCS(nodeProcessors)
@@ -140,7 +145,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	}
 	s := newCSIServer(log, calls)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
-	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}})
+	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}, MaxVolumes: o.maxVolumes})
 	settle(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
 	err = serve(ctx, s, l)

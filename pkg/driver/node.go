@@ -22,6 +22,8 @@ type Node struct {
 	csi.UnimplementedNodeServer
 	Identity NodeIdentity
 	Flow     *node.Node
+	// MaxVolumes is how many volumes Kubernetes may attach to the node; 0 is no limit.
+	MaxVolumes int64
 	// Health says how volumes are; Flow if it is nil.
 	Health interface {
 		Condition(ctx context.Context, volumeID string) (node.Condition, error)
@@ -48,7 +50,7 @@ func (n *Node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 
 // NodeGetInfo says who this node is.
 func (n *Node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: n.Identity.NodeID}, nil
+	return &csi.NodeGetInfoResponse{NodeId: n.Identity.NodeID, MaxVolumesPerNode: n.MaxVolumes}, nil
 }
 
 // NodeStageVolume makes a volume ready on this node.

@@ -100,7 +100,7 @@ func (c *Cluster) start(ctx context.Context, cfg Config) (err error) {
 	}
 	g, gctx = errgroup.WithContext(ctx)
 	for _, s := range c.Storages {
-		g.Go(func() error { return s.setUp(gctx) })
+		g.Go(func() error { return s.prepare(gctx) })
 	}
 	for _, n := range c.Nodes {
 		g.Go(func() error { return errors.Join(n.setUp(gctx), n.load(gctx, c.images.all()...)) })
@@ -138,9 +138,8 @@ func (c *Cluster) network(ctx context.Context, nodes int) (err error) {
 func (c *Cluster) boot(ctx context.Context, cfg Config) error {
 	var all []*vm.Machine
 	for i := range cfg.Storages {
-		name := fmt.Sprintf("storage%d", i+1)
 		m, err := c.lab.Add(vm.MachineConfig{
-			Name: name, DiskGiB: 8, Files: []vm.File{{Host: c.images.binary, Guest: "/usr/local/bin/holdfast"}},
+			Name: fmt.Sprintf("box%d", i+1), DiskGiB: 8, Files: []vm.File{{Host: c.images.pkg, Guest: "/root/holdfast_test_amd64.deb", Mode: 0o644}},
 			LANs: []vm.LANAddress{{LAN: storageLAN, Addr: storageAddr(i) + "/24"}},
 		})
 		if err != nil {

@@ -11,7 +11,7 @@ import (
 )
 
 // Addresses of a cluster. Every cluster has the same: they are in networks of its
-// own.
+// own. Those of the storage hosts are what the README has.
 const (
 	clusterLAN  = "cluster" // nodes and control plane
 	storageLAN  = "storage" // nodes and storage hosts
@@ -24,8 +24,8 @@ const (
 )
 
 func nodeClusterAddr(i int) string { return fmt.Sprintf("10.76.0.%d", 11+i) }
-func nodeStorageAddr(i int) string { return fmt.Sprintf("10.77.0.%d", 11+i) }
-func storageAddr(i int) string     { return fmt.Sprintf("10.77.0.%d", 101+i) }
+func nodeStorageAddr(i int) string { return fmt.Sprintf("10.0.0.%d", 11+i) }
+func storageAddr(i int) string     { return fmt.Sprintf("10.0.0.%d", 2+i) }
 func podRange(i int) string        { return fmt.Sprintf("10.244.%d.0/24", i+1) }
 
 // controlPlane is etcd, API server, controller-manager and scheduler.

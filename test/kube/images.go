@@ -14,13 +14,17 @@ import (
 // TestImage has a shell with the usual programs (busybox) and ackio.
 const TestImage = "localhost/holdfast-test:1"
 
-// HoldfastTag is the version of the image under test.
-const HoldfastTag = "test"
+// Names that the README has: Holdfast's image as a user pushed it, and what the
+// first pod runs.
+const (
+	holdfastImage = "registry.example.com/holdfast:v1"
+	firstPodImage = "docker.io/library/busybox:1.36"
+)
 
 // images are archives, in the order in which they are loaded.
 type images struct {
 	archives []string
-	binary   string // the same program, for hosts outside of the cluster
+	pkg      string // Debian package of the same source, for storage hosts
 }
 
 func (i *images) all() []string { return i.archives }
@@ -32,11 +36,14 @@ func makeImages(ctx context.Context, bin Bin) (*images, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	out := &images{binary: filepath.Join(dir, "holdfast")}
-	for _, i := range []struct{ pkg, to string }{{"./test/cmd/pause", "pause"}, {"./test/cmd/ackio", "ackio"}, {"./cmd/holdfast", "holdfast"}} {
-		if err := goBuild(ctx, i.pkg, filepath.Join(dir, i.to)); err != nil {
+	out := &images{pkg: filepath.Join(dir, "holdfast_0~test_amd64.deb")}
+	for _, program := range []string{"pause", "ackio"} {
+		if err := goBuild(ctx, "./test/cmd/"+program, filepath.Join(dir, program)); err != nil {
 			return nil, err
 		}
+	}
+	if err := run(ctx, filepath.Join(root(), "hack", "package"), "test", dir, "amd64"); err != nil {
+		return nil, err
 	}
 	sidecars, err := sidecarImages(ctx, bin)
 	if err != nil {
@@ -49,14 +56,15 @@ func makeImages(ctx context.Context, bin Bin) (*images, error) {
 	for _, i := range append(sidecars,
 		image{name: sandbox, entry: "/pause", files: map[string]string{"/pause": filepath.Join(dir, "pause")}},
 		image{name: TestImage, entry: "/bin/sh", files: map[string]string{"/bin/busybox": busybox, "/bin/ackio": filepath.Join(dir, "ackio")}, links: links},
+		image{name: firstPodImage, entry: "/bin/sh", files: map[string]string{"/bin/busybox": busybox}, links: links},
 	) {
-		to := filepath.Join(dir, filepath.Base(i.entry)+".tar")
+		to := filepath.Join(dir, strings.NewReplacer("/", "_", ":", "_").Replace(i.name)+".tar")
 		if err := i.write(to); err != nil {
 			return nil, err
 		}
 		out.archives = append(out.archives, to)
 	}
-	own, err := holdfastImage(ctx, dir)
+	own, err := makeHoldfastImage(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -64,9 +72,9 @@ func makeImages(ctx context.Context, bin Bin) (*images, error) {
 	return out, nil
 }
 
-// holdfastImage builds the product's image as a user would.
-func holdfastImage(ctx context.Context, dir string) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", "run", ".", "--arch", "amd64", "--version", HoldfastTag, "--out", dir)
+// makeHoldfastImage builds the product's image as a user would, but for pushing it.
+func makeHoldfastImage(ctx context.Context, dir string) (string, error) {
+	cmd := exec.CommandContext(ctx, "go", "run", ".", "--arch", "amd64", "--version", "test", "--tag", holdfastImage, "--out", dir)
 	cmd.Dir = filepath.Join(root(), "hack", "image")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the image: %w\n%s", err, out)

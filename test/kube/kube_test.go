@@ -32,8 +32,15 @@ func withCluster(m *testing.M) int {
 	return m.Run()
 }
 
+// The README's section Install, followed to the letter, ends with a pod that writes
+// to a claim. All other tests use what it installed.
 func TestInstall(t *testing.T) {
-	if err := cluster.Install(t.Context(), ""); err != nil {
+	ctx := t.Context()
+	if err := cluster.FollowReadme(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := cluster.Upgrade(ctx, "storageClasses[0].name=holdfast", "storageClasses[1].name=holdfast-xfs",
+		`storageClasses[1].parameters.csi\.storage\.k8s\.io/fstype=xfs`); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -16,7 +16,7 @@ for f in /sys/block/dm-*; do echo "table $(cat $f/dm/name)"; done
 for f in /run/holdfast/node/boot-*/*.json; do echo "record $f"; done
 while read -r dev at rest; do case $at in */kubernetes.io~csi/*/mount|*/volumeDevices/*|*/csi.holdfast.io/*) echo "mount $dev at $at";; esac; done </proc/self/mounts`
 	storageHolds = `shopt -s nullglob; cd /sys/kernel/config/nvmet
-for s in subsystems/*holdfast* hosts/* /data/pool/volumes/*; do echo "$s"; done`
+for s in subsystems/*holdfast* hosts/* /srv/fast/volumes/*; do echo "$s"; done`
 )
 
 // Leftovers lists what there is of volumes in the API, on the nodes that have power

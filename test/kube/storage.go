@@ -4,6 +4,7 @@ package kube
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
 	"strings"
 
@@ -15,48 +16,63 @@ type Storage struct {
 	*vm.Machine
 	cluster *Cluster
 	number  int
-	agent   *vm.Process
 }
 
-// ClusterID is what the storage hosts are told, and the chart.
-const ClusterID = "kube-test"
+// hostDirs puts what must survive a power cut on the disk, because the machine's root
+// is in memory.
+const hostDirs = `
+for d in /etc/holdfast /var/lib/holdfast /srv/fast; do
+  mkdir -p /data$d $d
+  mount --bind /data$d $d
+done
+`
 
-// setUp makes the host with the product's own command. Its root is in memory: what
-// must survive is on the disk.
-func (s *Storage) setUp(ctx context.Context) error {
-	const script = `mkdir -p /data/pool && holdfast target init --dir /data/holdfast --state-dir /data/holdfast/state --host %s --address %s --pool fast=/data/pool --cluster-id %s`
-	if out, err := s.Shell(ctx, fmt.Sprintf(script, s.Name(), storageAddr(s.number), ClusterID)); err != nil {
-		return fmt.Errorf("set up %s: %w\n%s", s.Name(), err, out)
+// standIns are apt and systemctl for what a storage host is told to do with them.
+//
+//go:embed standins.sh
+var standIns string
+
+// atBoot does what a service manager would: files of a package stay installed, and
+// units enabled.
+const atBoot = `
+if [ -e /data/enabled-holdfast-target ]; then
+  apt install /root/holdfast_test_amd64.deb
+  systemctl start holdfast-target
+fi
+`
+
+// prepare is what every boot of such a host does.
+func (s *Storage) prepare(ctx context.Context) error {
+	lines := []string{hostDirs, standIns}
+	for _, n := range s.cluster.Nodes { // replies to pods find their node
+		lines = append(lines, fmt.Sprintf("ip route replace %s via %s", podRange(n.number), nodeStorageAddr(n.number)))
 	}
-	return s.start(ctx)
+	out, err := s.Shell(ctx, strings.Join(append(lines, atBoot), "\n"))
+	if err != nil {
+		return fmt.Errorf("prepare %s: %w\n%s", s.Name(), err, out)
+	}
+	return nil
 }
 
-// start does what a service manager would at boot.
-func (s *Storage) start(ctx context.Context) (err error) {
-	var routes []string
-	for _, n := range s.cluster.Nodes {
-		routes = append(routes, fmt.Sprintf("ip route replace %s via %s", podRange(n.number), nodeStorageAddr(n.number)))
-	}
-	if _, err := s.Shell(ctx, strings.Join(routes, "\n")); err != nil {
-		return err
-	}
-	s.agent, err = s.Start(ctx, "target", "holdfast", "target", "--config", "/data/holdfast/target.yaml")
+// KillAgent ends the agent with SIGKILL; its service manager starts another one.
+func (s *Storage) KillAgent(ctx context.Context) error {
+	_, err := s.Shell(ctx, "pkill -KILL -f '^/usr/bin/holdfast target'")
 	return err
 }
 
-// KillAgent ends the agent with SIGKILL; StartAgent starts another one.
-func (s *Storage) KillAgent(ctx context.Context) error { return s.agent.Kill(ctx) }
-
-// StartAgent starts the agent, as a service manager would.
-func (s *Storage) StartAgent(ctx context.Context) error { return s.start(ctx) }
+// AgentLog is the agent's log since the last boot.
+func (s *Storage) AgentLog(ctx context.Context) string {
+	b, err := s.Get(ctx, "/var/log/holdfast-target.log")
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
 
 // PowerOn boots the host after a power cut.
 func (s *Storage) PowerOn(ctx context.Context) error {
 	if err := s.Boot(ctx); err != nil {
 		return err
 	}
-	return s.start(ctx)
+	return s.prepare(ctx)
 }
-
-// Address is where the agent listens.
-func (s *Storage) Address() string { return storageAddr(s.number) + ":9700" }

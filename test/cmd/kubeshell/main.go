@@ -43,10 +43,11 @@ func run() error {
 			fmt.Fprintln(os.Stderr, err)
 		}
 	}()
-	if err := c.Install(ctx, ""); err != nil {
-		return err
+	installed := "Holdfast is there."
+	if err := c.FollowReadme(ctx); err != nil {
+		installed = err.Error() // which is to be looked at
 	}
-	say("\nHoldfast is there. In another terminal:\n\n  %s\n\nInterrupt to take everything away.", c.Hint())
+	say("\n%s\n\nIn another terminal:\n\n  %s\n\nInterrupt to take everything away.", installed, c.Hint())
 	<-ctx.Done()
 	return nil
 }

@@ -106,7 +106,7 @@ func warnAbandon(w io.Writer, v control.Volume) {
 }
 
 func confirmed(cmd *cobra.Command) bool {
-	cmd.Print("give it up? (yes/no) ")
+	cmd.PrintErr("give it up? (yes/no) ")
 	line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
 	return (err == nil || err == io.EOF) && strings.TrimSpace(line) == "yes"
 }

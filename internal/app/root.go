@@ -36,6 +36,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
+	root.SetOut(os.Stdout) // cobra prints to standard error otherwise
 	root.AddCommand(newControllerCommand(), newNodeCommand(), newTargetCommand(), newStandaloneCommand(), newVolumesCommand(), newAbandonCommand())
 	return root
 }

@@ -66,6 +66,13 @@ func TestTargetJoin(t *testing.T) {
 	}
 }
 
+// What is printed can be redirected.
+func TestPrintsToStandardOutput(t *testing.T) {
+	if out := newRoot().OutOrStderr(); out != os.Stdout {
+		t.Errorf("prints to %v", out)
+	}
+}
+
 // What Kubernetes is given fits together and is for its owner alone.
 func TestKubernetesFiles(t *testing.T) {
 	dir, args := initArgs(t)

@@ -66,7 +66,7 @@ func Start(ctx context.Context, cfg Config) (_ *Cluster, err error) {
 	if c.images, err = makeImages(ctx, c.bin); err != nil {
 		return nil, err
 	}
-	if c.lab, err = vm.NewLab(ctx, vm.LabConfig{Name: cfg.Name, Kernel: cfg.Kernel, Log: cfg.Log}); err != nil {
+	if c.lab, err = vm.NewLab(ctx, vm.LabConfig{Name: cfg.Name, Kernel: cfg.Kernel, Log: cfg.Log, Tools: []string{"setpriv"}}); err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -45,7 +45,7 @@ func run() error {
 	}()
 	installed := "Holdfast is there."
 	if err := c.FollowReadme(ctx); err != nil {
-		installed = err.Error() // which is to be looked at
+		installed = err.Error() + "\n" + c.Storages[0].AgentLog(ctx) // which is to be looked at
 	}
 	say("\n%s\n\nIn another terminal:\n\n  %s\n\nInterrupt to take everything away.", installed, c.Hint())
 	<-ctx.Done()

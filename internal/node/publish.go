@@ -110,9 +110,10 @@ func (n *Node) bind(ctx context.Context, rec Record, req PublishRequest) error {
 // block volume comes from devtmpfs, whose root is the device's name; a node
 // that was deleted since has "//deleted" behind it and so does not match.
 func shows(m filesystem.Mount, rec Record, readOnly bool) bool {
-	if slices.Contains(m.Options, "ro") != (readOnly || rec.Stage.ReadOnly && rec.Stage.FSType != "") {
-		return false
-	}
+	return isOf(m, rec) && slices.Contains(m.Options, "ro") == (readOnly || rec.Stage.ReadOnly && rec.Stage.FSType != "")
+}
+
+func isOf(m filesystem.Mount, rec Record) bool {
 	if rec.Stage.FSType == "" {
 		return m.Root == "/"+rec.Disk
 	}

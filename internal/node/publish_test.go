@@ -234,6 +234,15 @@ func TestConditionAndStats(t *testing.T) {
 		if u := usage(raw, raw.TargetPath); u == nil || *u != (filesystem.Usage{TotalBytes: size}) {
 			w.Errorf("usage %+v", u)
 		}
+		// As the kubelet asks for a block volume: at a bind mount of its own.
+		own := filepath.Join(w.TempDir(), "pod")
+		w.must(filesystem.MakeFile(own))
+		w.must(w.proc.Bind(raw.TargetPath, own, false))
+		if u := usage(raw, own); u == nil || *u != (filesystem.Usage{TotalBytes: size}) {
+			w.Errorf("usage %+v", u)
+		}
+		_, err = w.node.Stats(w.ctx(), fs.VolumeID, own)
+		w.wantErr(err, volume.ErrNotFound, own)
 		deleted := node.Condition{State: node.Lost, Message: "deleted"}
 		if w.guard == node.GuardDM {
 			deleted = node.Condition{State: node.Reconnecting, Message: "nothing is lost"}

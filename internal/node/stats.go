@@ -77,7 +77,9 @@ func (n *Node) Stats(ctx context.Context, volumeID, path string) (usage *filesys
 	if err != nil {
 		return nil, err
 	}
-	if _, published := rec.Targets[path]; !published && path != rec.Stage.StagingPath {
+	if is, err := n.isAt(rec, path); err != nil {
+		return nil, err
+	} else if !is {
 		return nil, fmt.Errorf("volume %s is not at %s: %w", volumeID, path, volume.ErrNotFound)
 	}
 	p, err := n.path(rec)
@@ -90,6 +92,24 @@ func (n *Node) Stats(ctx context.Context, volumeID, path string) (usage *filesys
 		return &filesystem.Usage{TotalBytes: rec.Stage.Attachment.Identity.SizeBytes}, nil
 	}
 	return n.usage(ctx, path), nil
+}
+
+// isAt says whether a volume is to be seen at a path. For a block volume the kubelet
+// asks with a path that it made itself, of what was published to it (kubelet,
+// pkg/volume/util/volumepathhandler: volumeDevices/PV/dev/POD).
+func (n *Node) isAt(rec Record, path string) (bool, error) {
+	if _, published := rec.Targets[path]; published || path == rec.Stage.StagingPath {
+		return true, nil
+	}
+	if rec.Stage.FSType != "" {
+		return false, nil
+	}
+	mounts, err := n.Mounter.Mounts()
+	if err != nil {
+		return false, err
+	}
+	m, mounted := filesystem.MountedAt(mounts, path)
+	return mounted && isOf(m, rec), nil
 }
 
 func (n *Node) usage(ctx context.Context, path string) *filesystem.Usage {

@@ -73,6 +73,11 @@ var (
 		},
 		chartModule: {{name: "helm", pkg: "helm.sh/helm/v3/cmd/helm"}},
 	}
+	// suiteParts are what the Kubernetes project's own tests of storage need beyond.
+	suiteParts = map[string][]program{toolsModule: {
+		{name: "e2e.test", pkg: k8s + "test/e2e"},
+		{name: "agnhost", pkg: k8s + "test/images/agnhost"},
+	}}
 )
 
 // Bin are built programs, by name.
@@ -80,8 +85,12 @@ type Bin map[string]string
 
 // Build makes the programs of a cluster that are not in the cache.
 func Build(ctx context.Context, log func(string, ...any)) error {
-	_, err := build(ctx, clusterParts, log)
-	return err
+	for _, parts := range []map[string][]program{clusterParts, suiteParts} {
+		if _, err := build(ctx, parts, log); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // build makes all programs that are not in the cache. The first time takes twenty
@@ -161,7 +170,11 @@ func forget(dir string) {
 }
 
 func compile(ctx context.Context, module string, p program, out string) error {
-	args := []string{"build", "-trimpath", "-buildvcs=false", "-o", out + ".part"}
+	args := []string{"build"}
+	if strings.HasSuffix(p.name, ".test") {
+		args = []string{"test", "-c"}
+	}
+	args = append(args, "-trimpath", "-buildvcs=false", "-o", out+".part")
 	flags, env := "-s -w", "CGO_ENABLED=0"
 	if strings.HasPrefix(p.pkg, k8s) {
 		v, err := version(ctx, module, "k8s.io/kubernetes")
@@ -175,9 +188,6 @@ func compile(ctx context.Context, module string, p program, out string) error {
 	}
 	if p.tags != "" {
 		args = append(args, "-tags", p.tags+",netgo,osusergo")
-	}
-	if strings.HasSuffix(p.name, ".test") {
-		args[0], args = "test", append(args, "-c")
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, "-ldflags", flags, p.pkg)...)
 	cmd.Dir, cmd.Env = filepath.Join(root(), module), append(os.Environ(), env, "GOFLAGS="+os.Getenv("GOFLAGS"))

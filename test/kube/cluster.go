@@ -171,6 +171,16 @@ func (c *Cluster) nodeCertificates() error {
 	return nil
 }
 
+// Node returns the node of a name, or nil.
+func (c *Cluster) Node(name string) *Node {
+	for _, n := range c.Nodes {
+		if n.Name() == name {
+			return n
+		}
+	}
+	return nil
+}
+
 // Dir has the logs of the control plane, while the cluster lives.
 func (c *Cluster) Dir() string { return c.dir }
 

@@ -31,10 +31,11 @@ func (c *Cluster) Leftovers(ctx context.Context) (left []string, err error) {
 		if !n.Running() {
 			continue
 		}
-		if out, err = n.Shell(ctx, nodeHolds); err != nil {
-			return nil, fmt.Errorf("%s: %w", n.Name(), err)
+		held, err := n.Holds(ctx)
+		if err != nil {
+			return nil, err
 		}
-		left = append(left, said(n.Name(), out)...)
+		left = append(left, held...)
 	}
 	for _, s := range c.Storages {
 		if out, err = s.Shell(ctx, storageHolds); err != nil {
@@ -43,6 +44,15 @@ func (c *Cluster) Leftovers(ctx context.Context) (left []string, err error) {
 		left = append(left, said(s.Name(), out)...)
 	}
 	return left, nil
+}
+
+// Holds lists what a node has of volumes.
+func (n *Node) Holds(ctx context.Context) ([]string, error) {
+	out, err := n.Shell(ctx, nodeHolds)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", n.Name(), err)
+	}
+	return said(n.Name(), out), nil
 }
 
 func said(who, text string) (out []string) {

@@ -37,6 +37,7 @@ func newBench(t *testing.T) *bench {
 		defer cancel()
 		if t.Failed() {
 			b.autopsy()
+			_, _ = cluster.Kubectl(context.WithoutCancel(b.ctx), "delete", "namespace", b.ns, "--wait=false") // the next test's chance
 		}
 	})
 	return b
@@ -175,21 +176,24 @@ const (
 
 func (b *bench) write(c claim, node string) *writer {
 	b.Helper()
-	w := &writer{b: b, pod: "writer-" + c.name, claim: c, log: ack.NewLog(), ended: make(chan error, 1)}
+	w := &writer{b: b, pod: "writer-" + c.name, claim: c, log: ack.NewLog()}
 	b.pod(w.pod, c, node, fmt.Sprintf("exec ackio -path %s -writer %d -blocks %d -pause 20ms", c.path(), writerNumber, blocks))
 	b.ready(w.pod)
 	w.follow()
 	return w
 }
 
-// follow reads the pod's log from its beginning.
-func (w *writer) follow() {
+// follow reads the pod's log, from its beginning if args do not say otherwise. It ends
+// with the kubelet, and has to be done again then.
+func (w *writer) follow(args ...string) {
 	w.b.Helper()
-	w.cmd = cluster.Command(w.b.ctx, "kubectl", "-n", w.b.ns, "logs", "-f", w.pod)
+	w.cmd = cluster.Command(w.b.ctx, "kubectl", append([]string{"-n", w.b.ns, "logs", "-f", w.pod}, args...)...)
 	out, err := w.cmd.StdoutPipe()
 	w.b.must(err)
 	w.b.must(w.cmd.Start())
-	go func() { w.ended <- w.log.Read(out) }()
+	ended := make(chan error, 1)
+	w.ended = ended
+	go func() { ended <- w.log.Read(out) }()
 }
 
 // goesOn waits until a write is acknowledged that was made after a moment, and says
@@ -261,7 +265,7 @@ func (b *bench) clean() {
 	b.Helper()
 	_, err := cluster.Kubectl(b.ctx, "delete", "namespace", b.ns, "--timeout=180s")
 	b.must(err)
-	b.must(kube.WaitFor(b.ctx, time.Minute, "nothing is left", func(ctx context.Context) (bool, error) {
+	b.must(kube.WaitFor(b.ctx, 2*time.Minute, "nothing is left", func(ctx context.Context) (bool, error) {
 		left, err := cluster.Leftovers(ctx)
 		if err == nil && len(left) > 0 {
 			err = fmt.Errorf("left: %s", strings.Join(left, "; "))

@@ -39,6 +39,9 @@ func TestInstall(t *testing.T) {
 	if err := cluster.FollowReadme(ctx); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := cluster.Kubectl(ctx, "delete", "pod/first", "pvc/first", "--timeout=120s"); err != nil {
+		t.Fatal(err)
+	}
 	if err := cluster.Upgrade(ctx, "storageClasses[0].name=holdfast", "storageClasses[1].name=holdfast-xfs",
 		`storageClasses[1].parameters.csi\.storage\.k8s\.io/fstype=xfs`); err != nil {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ func TestOutages(t *testing.T) {
 		{"cable of the storage host pulled", 25 * time.Second, box.NIC(0).Unplug, box.NIC(0).Heal},
 		{"power of the storage host cut", 10 * time.Second, box.PowerCut, func() error { return box.PowerOn(b.ctx) }},
 		{"agent killed", time.Second, func() error { return box.KillAgent(b.ctx) }, none},
-		{"kubelet killed and started", 5 * time.Second, func() error { return cluster.Nodes[0].KillKubelet(b.ctx) }, func() error { return cluster.Nodes[0].StartKubelet(b.ctx) }},
+		{"kubelet killed and started", 5 * time.Second, func() error { return cluster.Nodes[0].KillKubelet(b.ctx) }, func() error { return b.startKubelet(ws) }},
 		{"node plugin deleted during an outage", 20 * time.Second, func() error {
 			if err := box.Refuse(b.ctx, 4420); err != nil {
 				return err
@@ -58,6 +58,20 @@ func TestOutages(t *testing.T) {
 		w.verify("node2")
 	}
 	b.clean()
+}
+
+func (b *bench) startKubelet(ws []*writer) error {
+	if err := cluster.Nodes[0].StartKubelet(b.ctx); err != nil {
+		return err
+	}
+	for _, w := range ws {
+		b.must(kube.WaitFor(b.ctx, time.Minute, "the kubelet answers", func(ctx context.Context) (bool, error) {
+			_, err := cluster.Kubectl(ctx, "-n", b.ns, "logs", "--tail=1", w.pod)
+			return err == nil, err
+		}))
+		w.follow("--tail=0")
+	}
+	return nil
 }
 
 func none() error { return nil }

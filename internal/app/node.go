@@ -149,6 +149,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	settle(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
 	err = serve(ctx, s, l)
+	_ = os.Remove(filepath.Dir(l.Addr().String())) // an uninstalled plugin leaves no empty directory; a new one makes it again
 	down.finish(ctx)
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastTables)
 	defer cancel()

@@ -30,8 +30,14 @@ const testTime = 15 * time.Minute
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), testTime)
-	b := &bench{T: t, ctx: ctx, ns: strings.ToLower(t.Name())}
+	return newBenchFor(t, testTime)
+}
+
+func newBenchFor(t *testing.T, limit time.Duration) *bench {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	install(t)
+	b := &bench{T: t, ctx: ctx, ns: strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))}
 	b.kubectl("create", "namespace", b.ns)
 	t.Cleanup(func() {
 		defer cancel()

@@ -181,6 +181,9 @@ func (c *Cluster) Node(name string) *Node {
 	return nil
 }
 
+// Root is the top of the source tree.
+func (c *Cluster) Root() string { return root() }
+
 // Dir has the logs of the control plane, while the cluster lives.
 func (c *Cluster) Dir() string { return c.dir }
 

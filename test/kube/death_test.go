@@ -17,12 +17,12 @@ import (
 	"github.com/holdfast-csi/holdfast/test/kube"
 )
 
-var deaths = flag.Int("deaths", 1, "rounds of TestNodeDeath")
+var deaths = flag.Int("deaths", 1, "how often a node dies")
 
 // A node dies with the pod of a StatefulSet on it, and is declared dead: the pod comes
 // up on the other node with all that was acknowledged, and goes on. The dead node
 // comes back and has nothing of it.
-func TestNodeDeath(t *testing.T) {
+func nodeDeath(t *testing.T) {
 	b := newBench(t)
 	b.must(cluster.Apply(b.ctx, fmt.Sprintf(statefulSet, b.ns, kube.TestImage)))
 	j := &journal{b: b, pod: "db-0"}

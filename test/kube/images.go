@@ -82,6 +82,36 @@ func makeHoldfastImage(ctx context.Context, dir string) (string, error) {
 	return filepath.Join(dir, "holdfast-amd64.tar"), nil
 }
 
+// PostgresImage makes an image of PostgreSQL, of the packages of the distribution, and
+// gives it to the nodes.
+func (c *Cluster) PostgresImage(ctx context.Context) (name string, err error) {
+	const image = "localhost/postgres:1"
+	to := filepath.Join(c.dir, "postgres.tar")
+	args := []string{"run", "./cmd/debimage", "--tag", image, "--out", to, "--user", "999:postgres", "--busybox", "--without", "llvmjit.so",
+		"--package", "postgresql-" + postgresVersion, "--package", "postgresql-client-" + postgresVersion,
+		"--tree", postgresLib + "/lib", "--tree", "/usr/share/postgresql/" + postgresVersion}
+	for _, program := range []string{"postgres", "initdb", "psql", "pgbench", "pg_isready"} {
+		args = append(args, "--program", postgresLib+"/bin/"+program)
+	}
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = filepath.Join(root(), "hack", "image")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("image of PostgreSQL: %w\n%s", err, out)
+	}
+	for _, n := range c.Nodes {
+		if err := n.load(ctx, to); err != nil {
+			return "", err
+		}
+	}
+	return image, nil
+}
+
+// postgresVersion is Debian 12's.
+const (
+	postgresVersion = "15"
+	postgresLib     = "/usr/lib/postgresql/" + postgresVersion
+)
+
 // sidecarImages have the names that the chart asks for: those of the versions that
 // were built.
 func sidecarImages(ctx context.Context, bin Bin) ([]image, error) {

@@ -6,7 +6,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/test/kube"
 )
@@ -32,18 +35,69 @@ func withCluster(m *testing.M) int {
 	return m.Run()
 }
 
-// The README's section Install, followed to the letter, ends with a pod that writes
-// to a claim. All other tests use what it installed.
-func TestInstall(t *testing.T) {
-	ctx := t.Context()
-	if err := cluster.FollowReadme(ctx); err != nil {
+// TestCluster is the life of an installation, in its order.
+func TestCluster(t *testing.T) {
+	for _, part := range []struct {
+		name string
+		test func(*testing.T)
+	}{
+		{"install", install}, {"volumes", volumes}, {"outages", outages}, {"node-death", nodeDeath},
+		{"external-storage", externalStorage}, {"uninstall", uninstall},
+	} {
+		t.Run(part.name, part.test)
+	}
+}
+
+var installing sync.Once
+
+// install follows the README's section Install to the letter, which ends with a pod
+// that has written to a claim. All other tests use what it installed.
+func install(t *testing.T) {
+	installing.Do(func() {
+		ctx := t.Context()
+		if err := cluster.FollowReadme(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cluster.Kubectl(ctx, "delete", "pod/first", "pvc/first", "--timeout=120s"); err != nil {
+			t.Fatal(err)
+		}
+		if err := cluster.Upgrade(ctx, "storageClasses[0].name=holdfast", "storageClasses[1].name=holdfast-xfs",
+			`storageClasses[1].parameters.csi\.storage\.k8s\.io/fstype=xfs`); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// uninstall takes everything away, as the documentation says. What a claim that is
+// still there holds stays on the storage host.
+func uninstall(t *testing.T) {
+	b := newBench(t)
+	kept := claim{name: "kept"}
+	b.claim(kept)
+	b.pod("writer", kept, "", "echo precious >/data/file; sync; exec sleep 3600")
+	b.ready("writer")
+	b.drop("writer")
+	if _, err := cluster.Helm(b.ctx, "uninstall", "holdfast", "-n", kube.Namespace, "--wait", "--timeout=3m"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := cluster.Kubectl(ctx, "delete", "pod/first", "pvc/first", "--timeout=120s"); err != nil {
+	if _, err := cluster.Kubectl(b.ctx, "delete", "namespace", kube.Namespace, "--timeout=120s"); err != nil {
 		t.Fatal(err)
 	}
-	if err := cluster.Upgrade(ctx, "storageClasses[0].name=holdfast", "storageClasses[1].name=holdfast-xfs",
-		`storageClasses[1].parameters.csi\.storage\.k8s\.io/fstype=xfs`); err != nil {
-		t.Fatal(err)
+	out, err := cluster.Kubectl(b.ctx, "get", "csidriver,storageclass,clusterrole,clusterrolebinding,priorityclass", "-o", "name")
+	b.must(err)
+	if strings.Contains(out, "holdfast") {
+		t.Errorf("left in the API:\n%s", out)
 	}
+	for _, n := range cluster.Nodes {
+		b.hasNothing(n)
+		left, err := n.Shell(b.ctx, "ls /var/lib/kubelet/plugins /var/lib/kubelet/plugins_registry | grep holdfast || true")
+		b.must(err)
+		if left != "" {
+			t.Errorf("left on %s: %s", n.Name(), left)
+		}
+	}
+	b.must(kube.WaitFor(b.ctx, time.Minute, "the volume's file is there", func(ctx context.Context) (bool, error) {
+		out, err := cluster.Storages[0].Shell(ctx, "grep -l precious /srv/fast/volumes/*.img")
+		return strings.Contains(out, ".img"), err
+	}))
 }

@@ -18,7 +18,7 @@ const goesOnWithin = 30 * time.Second
 
 // One outage of each kind: pods wait, see no error, are not restarted, and lose
 // nothing. Their claims say what happened.
-func TestOutages(t *testing.T) {
+func outages(t *testing.T) {
 	b := newBench(t)
 	fs, block := claim{name: "fs"}, claim{name: "block", block: true}
 	b.claim(fs)

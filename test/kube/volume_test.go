@@ -5,7 +5,7 @@ package kube_test
 import "testing"
 
 // Claims of every kind come to a pod, are written, move to another node, and go.
-func TestVolumes(t *testing.T) {
+func volumes(t *testing.T) {
 	b := newBench(t)
 	kinds := []claim{{name: "ext4"}, {name: "xfs", class: "holdfast-xfs", size: "320Mi"}, {name: "block", block: true}}
 	var ws []*writer

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -10,6 +9,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/holdfast-csi/holdfast/hack/image/internal/debian"
+	"github.com/holdfast-csi/holdfast/hack/image/internal/oci"
 	"github.com/holdfast-csi/holdfast/hack/image/internal/rootfs"
 )
 
@@ -24,33 +24,19 @@ type parts struct {
 
 // assemble returns the image. It has no user: the node plugin must be root, and who runs the controller says as whom.
 func assemble(p parts) (v1.Image, error) {
-	image := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
-	for _, l := range []struct {
-		tree *rootfs.Tree
-		what string
-	}{{p.programs, "programs and libraries of Debian"}, {p.product, "holdfast " + p.version}} {
-		layer, err := rootfs.Layer(l.tree, p.when)
-		if err != nil {
-			return nil, err
-		}
-		history := v1.History{Created: v1.Time{Time: p.when}, CreatedBy: "hack/image", Comment: l.what}
-		if image, err = mutate.Append(image, mutate.Addendum{Layer: layer, History: history}); err != nil {
-			return nil, fmt.Errorf("add layer: %w", err)
-		}
-	}
-	config, err := image.ConfigFile()
-	if err != nil {
-		return nil, fmt.Errorf("read configuration: %w", err)
-	}
-	config = config.DeepCopy()
-	config.OS, config.Architecture, config.Created = "linux", p.arch, v1.Time{Time: p.when}
-	config.Config = v1.Config{
-		Entrypoint: []string{"/usr/local/bin/holdfast"},
-		Env:        []string{"PATH=" + debian.Search},
-		WorkingDir: "/",
-		Labels:     labels(p.version),
-	}
-	return mutate.ConfigFile(image, config)
+	return oci.Image(oci.Spec{
+		Arch: p.arch, When: p.when,
+		Config: v1.Config{
+			Entrypoint: []string{"/usr/local/bin/holdfast"},
+			Env:        []string{"PATH=" + debian.Search},
+			WorkingDir: "/",
+			Labels:     labels(p.version),
+		},
+		Layers: []oci.Layer{
+			{Tree: p.programs, Comment: "programs and libraries of Debian"},
+			{Tree: p.product, Comment: "holdfast " + p.version},
+		},
+	})
 }
 
 func labels(version string) map[string]string {

@@ -13,15 +13,15 @@ import (
 	"github.com/google/go-containerregistry/pkg/authn"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
-	"github.com/holdfast-csi/holdfast/hack/image/internal/command"
 	"github.com/holdfast-csi/holdfast/hack/image/internal/deb"
 	"github.com/holdfast-csi/holdfast/hack/image/internal/debian"
+	"github.com/holdfast-csi/holdfast/hack/image/internal/lock"
 )
 
 // build does what the options say, and tells log. Until all is made and checked, an earlier result stays as it is.
 func build(ctx context.Context, o *options, log io.Writer) (err error) {
 	for _, dir := range []string{o.out, o.cache} {
-		held, err := lock(dir)
+		held, err := lock.Dir(dir)
 		if err != nil {
 			return err
 		}
@@ -62,7 +62,7 @@ func build(ctx context.Context, o *options, log io.Writer) (err error) {
 
 // buildOne makes the image of one architecture.
 func buildOne(ctx context.Context, o *options, arch string, log io.Writer) (v1.Image, []deb.Package, error) {
-	store, err := openStore(o, arch)
+	store, err := deb.Open(deb.Config{Cache: o.cache, Arch: arch, Sources: o.sources, Refresh: o.refresh})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -70,7 +70,7 @@ func buildOne(ctx context.Context, o *options, arch string, log io.Writer) (v1.I
 	if err != nil {
 		return nil, nil, err
 	}
-	contents, err := debian.Pick(ctx, store, arch, debian.Programs(), pinned)
+	contents, err := debian.Pick(ctx, store, arch, debian.Holdfast(pinned))
 	if err != nil && pinned != nil {
 		return nil, nil, fmt.Errorf("--packages %s: %w", filepath.Join(o.pins, listName(arch)), err)
 	}
@@ -88,17 +88,6 @@ func buildOne(ctx context.Context, o *options, arch string, log io.Writer) (v1.I
 		return nil, nil, err
 	}
 	return image, contents.Packages, describeImage(log, arch, image, len(contents.Packages))
-}
-
-func openStore(o *options, arch string) (*deb.Store, error) {
-	apt := &deb.Apt{
-		Run: command.Run, Dir: filepath.Join(o.cache, "apt-"+arch), Arch: arch, Sources: o.sources, Refresh: o.refresh,
-	}
-	if err := apt.Prepare(); err != nil {
-		return nil, err
-	}
-	store := &deb.Store{Run: command.Run, Apt: apt, Dir: filepath.Join(o.cache, "debs")}
-	return store, os.MkdirAll(store.Dir, 0o755)
 }
 
 // describeImage says what came out, sizes as a registry has them.

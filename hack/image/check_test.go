@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/holdfast-csi/holdfast/hack/image/internal/cli"
 	"github.com/holdfast-csi/holdfast/hack/image/internal/debian"
 )
 
@@ -32,7 +33,7 @@ func TestProbes(t *testing.T) {
 // TestFlagsOfProduct: the check makes file systems as Holdfast does. What Holdfast says is in a package that this
 // module cannot import without all that the product depends on, so its text is compared.
 func TestFlagsOfProduct(t *testing.T) {
-	root, err := findRoot()
+	root, err := cli.Root()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -231,25 +231,6 @@ func TestReadPins(t *testing.T) {
 	}
 }
 
-func TestLock(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "deep", "out")
-	held, err := lock(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if second, err := lock(dir); err == nil || !strings.Contains(err.Error(), dir) {
-		t.Errorf("two hold it: %v, %v", second, err)
-	}
-	if err := held.Close(); err != nil {
-		t.Fatal(err)
-	}
-	held, err = lock(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	held.Close()
-}
-
 // TestWorkDir: what a build that was killed has left goes, and what others have in the directory stays.
 func TestWorkDir(t *testing.T) {
 	out := t.TempDir()

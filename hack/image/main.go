@@ -6,36 +6,18 @@ package main
 
 import (
 	"context"
-	"errors"
-	"flag"
-	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
+
+	"github.com/holdfast-csi/holdfast/hack/image/internal/cli"
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
-
-// run returns the exit status: 2 for a mistake in the flags, 1 for any other failure.
-func run(args []string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	o, err := parseOptions(ctx, args, os.LookupEnv)
-	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprint(os.Stdout, help)
-		return 0
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "image: %v (--help says more)\n", err)
-		return 2
-	}
-	err = build(ctx, o, os.Stderr)
-	if ctx.Err() != nil {
-		err = errors.Join(errors.New("interrupted"), err)
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "image: %v\n", err)
-		return 1
-	}
-	return 0
+func main() {
+	os.Exit(cli.Command[*options]{
+		Name: "image",
+		Help: help,
+		Parse: func(ctx context.Context, args []string) (*options, error) {
+			return parseOptions(ctx, args, os.LookupEnv)
+		},
+		Run: build,
+	}.Main(os.Args[1:]))
 }

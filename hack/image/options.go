@@ -5,16 +5,15 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 
+	"github.com/holdfast-csi/holdfast/hack/image/internal/cli"
 	"github.com/holdfast-csi/holdfast/hack/image/internal/command"
 )
 
@@ -87,7 +86,7 @@ func parseOptions(ctx context.Context, args []string, env func(string) (string, 
 	if err != nil {
 		return nil, err
 	}
-	root, err := findRoot()
+	root, err := cli.Root()
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +133,7 @@ func (r raw) options(root string, env func(string) (string, bool)) (*options, er
 	if r.tag == "" {
 		r.tag = "holdfast-csi/holdfast:" + o.version
 	}
-	if o.tag, err = parseTag("--tag", r.tag); err != nil {
+	if o.tag, err = cli.Tag("--tag", r.tag); err != nil {
 		return nil, err
 	}
 	if r.push != "" {
@@ -144,7 +143,7 @@ func (r raw) options(root string, env func(string) (string, bool)) (*options, er
 		}
 		o.push = &push
 	}
-	if o.when, err = parseEpoch(env); err != nil {
+	if o.when, err = cli.Epoch(env); err != nil {
 		return nil, err
 	}
 	return o, o.setPaths(r)
@@ -167,21 +166,14 @@ func (o *options) setPaths(r raw) error {
 		value, preset string
 	}{
 		{&o.out, r.out, filepath.Join(o.root, "build", "image")},
-		{&o.cache, r.cache, filepath.Join(o.root, "build", "cache", "image")},
+		{&o.cache, r.cache, cli.Cache(o.root)},
 		{&o.pins, r.pins, ""},
 		{&o.sources, r.sources, ""},
 	} {
-		if p.value == "" {
-			p.value = p.preset
-		}
-		if p.value == "" {
-			continue
-		}
-		abs, err := filepath.Abs(p.value)
-		if err != nil {
+		var err error
+		if *p.to, err = cli.Path(p.value, p.preset); err != nil {
 			return err
 		}
-		*p.to = abs
 	}
 	if o.out == o.cache {
 		return fmt.Errorf("--out and --cache are both %s: want two directories", o.out)
@@ -206,27 +198,12 @@ func parseArchs(list string) ([]string, error) {
 	return archs, nil
 }
 
-// parseTag wants a tag that is written out: latest is not what anybody means who forgot it.
-func parseTag(flagName, text string) (name.Tag, error) {
-	tag, err := name.NewTag(text)
-	if err != nil {
-		return name.Tag{}, fmt.Errorf("%s %q: want REPOSITORY:TAG: %w", flagName, text, err)
-	}
-	if strings.Contains(text, "//") { // the library takes https: for a registry
-		return name.Tag{}, fmt.Errorf("%s %q: want REPOSITORY:TAG, not an address", flagName, text)
-	}
-	if !strings.HasSuffix(text, ":"+tag.TagStr()) {
-		return name.Tag{}, fmt.Errorf("%s %q: want REPOSITORY:TAG, and there is no tag", flagName, text)
-	}
-	return tag, nil
-}
-
 // dockerHub is how everybody calls what the library calls index.docker.io.
 const dockerHub = "docker.io"
 
 // parsePush wants a registry too: nothing goes to Docker Hub because a name was left out.
 func parsePush(text string) (name.Tag, error) {
-	tag, err := parseTag("--push", text)
+	tag, err := cli.Tag("--push", text)
 	if err != nil {
 		return tag, err
 	}
@@ -234,37 +211,6 @@ func parsePush(text string) (name.Tag, error) {
 		return tag, fmt.Errorf("--push %q: want REGISTRY/REPOSITORY:TAG, and there is no registry", text)
 	}
 	return tag, nil
-}
-
-func parseEpoch(env func(string) (string, bool)) (time.Time, error) {
-	text, ok := env("SOURCE_DATE_EPOCH")
-	if !ok || text == "" {
-		return time.Unix(0, 0).UTC(), nil
-	}
-	seconds, err := strconv.ParseUint(text, 10, 32)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("SOURCE_DATE_EPOCH %q: want seconds since 1970, a number below 2^32", text)
-	}
-	return time.Unix(int64(seconds), 0).UTC(), nil
-}
-
-const productModule = "module github.com/holdfast-csi/holdfast"
-
-// findRoot returns the directory of the product's module, at or above the current one.
-func findRoot() (string, error) {
-	start, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for dir := start; ; dir = filepath.Dir(dir) {
-		text, err := os.ReadFile(filepath.Join(dir, "go.mod"))
-		if err == nil && slices.Contains(strings.Split(string(text), "\n"), productModule) {
-			return dir, nil
-		}
-		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("directory %s: neither it nor one above it has a go.mod with %q", start, productModule)
-		}
-	}
 }
 
 // describe returns what git says of the commit, or dev if there is no git to ask.

@@ -104,17 +104,3 @@ func TestHelp(t *testing.T) {
 		t.Errorf("the help has %d flags: %q", len(named), named)
 	}
 }
-
-func TestFindRoot(t *testing.T) {
-	root, err := findRoot()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(filepath.Join(root, "hack", "image", "main.go")); err != nil {
-		t.Error(err)
-	}
-	t.Chdir(t.TempDir())
-	if root, err := findRoot(); err == nil || !strings.Contains(err.Error(), "go.mod") {
-		t.Errorf("elsewhere: %q, %v", root, err)
-	}
-}

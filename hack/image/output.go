@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -15,22 +14,6 @@ import (
 
 	"github.com/holdfast-csi/holdfast/hack/image/internal/deb"
 )
-
-// lock makes a directory and keeps other builds out of it until the file is closed, by the end of the process at the
-// latest.
-func lock(dir string) (*os.File, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, fmt.Errorf("lock %s, which another build may be using: %w", dir, err)
-	}
-	return f, nil
-}
 
 const workPattern = ".build-*"
 

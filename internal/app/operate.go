@@ -43,7 +43,7 @@ func (o operator) Volumes(ctx context.Context) []control.Volume {
 
 func (o operator) volume(ctx context.Context, r node.Record) control.Volume {
 	v := control.Volume{
-		ID: r.Stage.VolumeID, Phase: string(r.Phase), FSType: r.Stage.FSType, Guard: string(node.GuardKernel), Disk: r.Disk,
+		ID: r.Stage.VolumeID, Claim: r.Stage.Claim, Phase: string(r.Phase), FSType: r.Stage.FSType, Guard: string(node.GuardKernel), Disk: r.Disk,
 		NQN: r.Stage.Attachment.Session.NQN, Published: slices.Sorted(maps.Keys(r.Targets)),
 	}
 	if r.Table != "" {

@@ -2,6 +2,7 @@ package app
 
 import (
 	"bufio"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -45,7 +46,7 @@ func newVolumesCommand() *cobra.Command {
 
 func printVolumes(w io.Writer, list []control.Volume, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "VOLUME\tSTATE\tFOR\tREQUESTS\tGUARD\tDISK\tKIND\tPODS")
+	fmt.Fprintln(t, "VOLUME\tCLAIM\tSTATE\tFOR\tREQUESTS\tGUARD\tDISK\tKIND\tPODS")
 	for _, v := range list {
 		since, kind := "-", v.FSType
 		if v.WaitingSince != nil {
@@ -54,7 +55,7 @@ func printVolumes(w io.Writer, list []control.Volume, now time.Time) error {
 		if kind == "" {
 			kind = "block"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\n", v.ID, v.State, since, v.Requests, v.Guard, v.Disk, kind, len(v.Published))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%d\n", v.ID, cmp.Or(v.Claim, "-"), v.State, since, v.Requests, v.Guard, v.Disk, kind, len(v.Published))
 	}
 	return t.Flush()
 }

@@ -8,7 +8,8 @@ import (
 // Volume is one that is staged on the node.
 type Volume struct {
 	ID    string `json:"id"`
-	Phase string `json:"phase"` // staging, staged, unstaging, flushed
+	Claim string `json:"claim,omitempty"` // NAMESPACE/NAME of the PersistentVolumeClaim
+	Phase string `json:"phase"`           // staging, staged, unstaging, flushed
 	// State is the driver's word for its health, Message says it in a sentence.
 	State   string `json:"state"`
 	Message string `json:"message"`

@@ -5,6 +5,7 @@ package metrics
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
+	volumeInfo    = desc("volume_info", "1, with what the volume is called: its PersistentVolumeClaim, if that is known.", "volume_id", "namespace", "persistentvolumeclaim")
 	volumeState   = desc("volume_state", "1 for the state that the volume is in.", "volume_id", "state", "guard")
 	volumeOutage  = desc("volume_outage_seconds", "How long the outage has lasted that is going on; 0 if none is.", "volume_id")
 	volumeOutages = desc("volume_outages_total", "Outages of the volume that ended with its I/O going on.", "volume_id")
@@ -44,7 +46,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		volumeState, volumeOutage, volumeOutages, volumeWaited, volumeSwaps, volumeWaiting,
+		volumeInfo, volumeState, volumeOutage, volumeOutages, volumeWaited, volumeSwaps, volumeWaiting,
 		sessionLive, sessionVolumes, sessionOutages, sessionReconnects,
 	} {
 		ch <- d
@@ -60,6 +62,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
 	for _, v := range c.source.Volumes(context.Background()) {
+		namespace, claim, _ := strings.Cut(v.Claim, "/")
+		gauge(volumeInfo, 1, v.ID, namespace, claim)
 		gauge(volumeState, 1, v.ID, v.State, v.Guard)
 		outage := 0.0
 		if v.WaitingSince != nil {

@@ -67,6 +67,9 @@ type StageRequest struct {
 	MountOptions []string
 	ReadOnly     bool
 	Attachment   Attachment
+	// Claim is what people call the volume, NAMESPACE/NAME; "" if that is not known.
+	// Nothing is decided by it.
+	Claim string `json:",omitempty"`
 }
 
 // PublishRequest asks for a staged volume at a pod's path.

@@ -20,6 +20,13 @@ const (
 // sidecarPrefix marks what the sidecars add (PVC name and so on): not ours to judge.
 const sidecarPrefix = "csi.storage.k8s.io/"
 
+// What csi-provisioner adds with --extra-create-metadata, and what travels with the
+// volume so that metrics and people on the node can name it by its claim.
+const (
+	pvcNamespace = sidecarPrefix + "pvc/namespace"
+	pvcName      = sidecarPrefix + "pvc/name"
+)
+
 // maxManagedKeepAlive bounds keepAliveTmo for volumes of our own pools, in
 // seconds: withdrawing a namespace may have to wait for it, and a fence must
 // not wait longer than a pod's patience.
@@ -30,6 +37,8 @@ type Class struct {
 	Where      backend.Placement
 	Connection NVMEConnectionParams
 	Guard      string
+	// Namespace and Claim are those of the PersistentVolumeClaim, if they were told.
+	Namespace, Claim string
 }
 
 // ParseClass reads the parameters of a StorageClass. A key that is not known
@@ -49,7 +58,7 @@ func ParseClass(params map[string]string) (Class, error) {
 	if conn.KeepAliveTmo > maxManagedKeepAlive {
 		return Class{}, fmt.Errorf("parameter %s: value %d: at most %d, because withdrawing a volume from a node may have to wait that long: %w", paramKeepAliveTmo, conn.KeepAliveTmo, maxManagedKeepAlive, volume.ErrInvalid)
 	}
-	c := Class{Where: backend.Placement{Host: params[paramHost], Pool: params[paramPool]}, Connection: conn, Guard: params[paramGuard]}
+	c := Class{Where: backend.Placement{Host: params[paramHost], Pool: params[paramPool]}, Connection: conn, Guard: params[paramGuard], Namespace: params[pvcNamespace], Claim: params[pvcName]}
 	for what, name := range map[string]string{paramHost: c.Where.Host, paramPool: c.Where.Pool} {
 		if name == "" {
 			continue
@@ -74,5 +83,17 @@ func (c *Class) checkGuard() error {
 func (c Class) volumeContext() map[string]string {
 	ctx := ToVolumeContext(c.Connection)
 	ctx[paramGuard] = c.Guard
+	if c.Namespace != "" && c.Claim != "" {
+		ctx[pvcNamespace], ctx[pvcName] = c.Namespace, c.Claim
+	}
 	return ctx
+}
+
+// claimOf is NAMESPACE/NAME of the claim that a volume was made for; "" if that was
+// not told, as with a volume of somebody else's target.
+func claimOf(volumeContext map[string]string) string {
+	if volumeContext[pvcNamespace] == "" || volumeContext[pvcName] == "" {
+		return ""
+	}
+	return volumeContext[pvcNamespace] + "/" + volumeContext[pvcName]
 }

@@ -21,7 +21,7 @@ func TestParseClass(t *testing.T) {
 		"a place": {map[string]string{"host": "box1", "pool": "fast"}, Class{Where: backend.Placement{Host: "box1", Pool: "fast"}, Connection: defaultParams, Guard: "auto"}},
 		"guard":   {map[string]string{"guard": "kernel"}, Class{Connection: defaultParams, Guard: "kernel"}},
 		"what sidecars add": {
-			map[string]string{"csi.storage.k8s.io/pvc/name": "x", "csi.storage.k8s.io/fstype": "xfs"}, Class{Connection: defaultParams, Guard: "auto"},
+			map[string]string{"csi.storage.k8s.io/pvc/name": "x", "csi.storage.k8s.io/fstype": "xfs"}, Class{Connection: defaultParams, Guard: "auto", Claim: "x"},
 		},
 		"connection": {
 			map[string]string{paramKeepAliveTmo: "30", paramCtrlLossTmo: "600"},
@@ -67,6 +67,27 @@ func TestParseClassRefuses(t *testing.T) {
 			if !strings.Contains(err.Error(), text) {
 				t.Errorf("%s: %q does not say %q", name, err, text)
 			}
+		}
+	}
+}
+
+// The claim travels with the volume, whole or not at all.
+func TestClaimTravels(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		params map[string]string
+		want   string
+	}{
+		{map[string]string{pvcNamespace: "db", pvcName: "data-0"}, "db/data-0"},
+		{map[string]string{pvcName: "data-0"}, ""},
+		{nil, ""},
+	} {
+		class, err := ParseClass(c.params)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := claimOf(class.volumeContext()); got != c.want {
+			t.Errorf("%v: %q", c.params, got)
 		}
 	}
 }

@@ -77,7 +77,7 @@ func (n *Node) stageRequest(volumeID, staging string, c *csi.VolumeCapability, v
 	if err != nil {
 		return node.StageRequest{}, fmt.Errorf("volume %s: %w", volumeID, err)
 	}
-	req := node.StageRequest{VolumeID: volumeID, StagingPath: staging, Attachment: at}
+	req := node.StageRequest{VolumeID: volumeID, StagingPath: staging, Attachment: at, Claim: claimOf(volumeContext)}
 	if m := c.GetMount(); m != nil {
 		kind, err := filesystem.ParseKind(m.GetFsType())
 		if err != nil {

@@ -18,6 +18,7 @@ type Package struct {
 	Name    string
 	Version string
 	SHA256  string   // of the .deb, in hexadecimal
+	Size    int64    // of the .deb; 0 if nothing said
 	Depends []string // and recommends: names, those of alternatives too; empty if it was read from a list
 }
 
@@ -29,6 +30,9 @@ var (
 	versionForm = regexp.MustCompile(`^[0-9][0-9A-Za-z.+:~-]*$`)
 	sumForm     = regexp.MustCompile(`^[0-9a-f]{64}$`)
 )
+
+// IsName tells whether a package may be called like this.
+func IsName(text string) bool { return nameForm.MatchString(text) }
 
 // ParseList reads what FormatList wrote.
 func ParseList(text string) ([]Package, error) {
@@ -67,7 +71,7 @@ func parseLine(line string) (Package, error) {
 // check says which part is not what such a part may be.
 func (p Package) check() error {
 	switch {
-	case !nameForm.MatchString(p.Name):
+	case !IsName(p.Name):
 		return fmt.Errorf("package %q: want a name of lower-case letters, digits and any of .+-", p.Name)
 	case !versionForm.MatchString(p.Version):
 		return fmt.Errorf("package %s, version %q: want a digit, then letters, digits, and any of .+:~-", p.Name, p.Version)

@@ -3,6 +3,7 @@ package deb
 import (
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -46,6 +47,7 @@ func parseStanzas(text string) ([]Package, error) {
 		if err := p.check(); err != nil {
 			return nil, fmt.Errorf("apt-cache show: %w", err)
 		}
+		p.Size, _ = strconv.ParseInt(fields["Size"], 10, 64) // it decides only what is tried first
 		if !seen[p.Name] {
 			packages = append(packages, p)
 		}

@@ -73,6 +73,7 @@ Description: ext2/ext3/ext4 file system utilities
  Depends: this is not a field
 Tag: admin::filesystem, implemented-in::c,
  interface::commandline
+Size: 594280
 SHA256: ` + sum + `
 
 Package: e2fsprogs
@@ -94,6 +95,9 @@ func TestParseStanzas(t *testing.T) {
 	}
 	if want := []string{"libblkid1", "libc6", "logsave"}; !slices.Equal(got[0].Depends, want) {
 		t.Errorf("depends on %q, want %q", got[0].Depends, want)
+	}
+	if got[0].Size != 594280 || got[1].Size != 0 {
+		t.Errorf("sizes %d and %d", got[0].Size, got[1].Size)
 	}
 	if got[1].String() != "base-files 12.4+deb12u15" || got[1].SHA256 != sum {
 		t.Errorf("got %+v", got[1])

@@ -17,6 +17,26 @@ import (
 	"github.com/holdfast-csi/holdfast/hack/image/internal/rootfs"
 )
 
+// Config says where packages come from. The caller holds a lock on Cache.
+type Config struct {
+	Cache   string // absolute; it is made
+	Arch    string // as of Apt
+	Sources string // as of Apt
+	Refresh bool   // as of Apt
+}
+
+// Open returns a store that keeps its packages, and apt's lists, below the cache.
+func Open(c Config) (*Store, error) {
+	apt := &Apt{
+		Run: command.Run, Dir: filepath.Join(c.Cache, "apt-"+c.Arch), Arch: c.Arch, Sources: c.Sources, Refresh: c.Refresh,
+	}
+	if err := apt.Prepare(); err != nil {
+		return nil, err
+	}
+	store := &Store{Run: command.Run, Apt: apt, Dir: filepath.Join(c.Cache, "debs")}
+	return store, os.MkdirAll(store.Dir, 0o755)
+}
+
 // Store has packages: those of its directory, and those that apt can download. The caller holds a lock on Dir.
 type Store struct {
 	Run command.Runner

@@ -1,19 +1,52 @@
-// Package debian decides what the image has from Debian: the programs that the node plugin executes, the libraries that
-// these need, and what a licence or a scanner asks for. Everything else of the packages stays outside, shells first.
+// Package debian decides what an image has from Debian: the programs that it is for, the libraries that these need, and
+// what a licence or a scanner asks for. Everything else of the packages stays outside, shells first.
 //
 // It decides over trees in memory, and gets packages from a Source. It runs nothing.
 package debian
 
 import (
+	"cmp"
+	"fmt"
 	"io/fs"
-	"path"
 	"strings"
 
+	"github.com/holdfast-csi/holdfast/hack/image/internal/deb"
 	"github.com/holdfast-csi/holdfast/hack/image/internal/rootfs"
 )
 
-// Program is what the node plugin executes, and the package that has it.
+// Request is what an image is to have from Debian. All of it comes from the packages that are named, but libraries,
+// which can come from those that these depend on.
+type Request struct {
+	Packages []string // beside those of Programs
+	Programs []Program
+	Trees    []string // directories and files, as they are, with the libraries that ELF files among them need
+	Without  []string // names that files and directories below Trees are left out by, each with all that is below it
+	Users    []User   // beside root
+
+	// Pinned, if there are any, are the only packages that anything may come from, and each of them must be needed: a
+	// release is rebuilt from its list, or not at all. Without, apt says which packages there are.
+	Pinned []deb.Package
+}
+
+// Program is what the image is for, and the package that has it; "" if any of the request's may.
 type Program struct{ Path, Package string }
+
+// User is a user, and a group of the same name and number.
+type User struct {
+	Name string
+	ID   int
+	Home string // which is not made
+}
+
+// Holdfast is what Holdfast's image has. mkfs.ext4 without its configuration makes file systems with other features.
+func Holdfast(pinned []deb.Package) Request {
+	return Request{
+		Programs: Programs(),
+		Trees:    []string{"/etc/mke2fs.conf"},
+		Users:    []User{{Name: "nonroot", ID: 65532, Home: "/nonexistent"}},
+		Pinned:   pinned,
+	}
+}
 
 // Programs returns all that Holdfast executes.
 func Programs() []Program {
@@ -26,31 +59,39 @@ func Programs() []Program {
 	}
 }
 
-// Search is the search path of the image.
+// Search is the search path of an image.
 const Search = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // basePackage has the licences that copyright files refer to, and says which Debian it is.
 const basePackage = "base-files"
 
-// extraFiles are taken although no program names them. mkfs.ext4 without its configuration makes file systems with
-// other features.
-func extraFiles() []string {
-	return []string{"/etc/mke2fs.conf", "/etc/os-release", "/etc/debian_version"}
-}
+// baseFiles say which Debian it is.
+func baseFiles() []string { return []string{"/etc/os-release", "/etc/debian_version"} }
 
 const licencesDir = "/usr/share/common-licenses/"
 
-// packageNames returns the packages to ask for, each once.
-func packageNames(programs []Program) []string {
-	names := []string{basePackage}
-	seen := map[string]bool{basePackage: true}
-	for _, p := range programs {
-		if !seen[p.Package] {
-			names = append(names, p.Package)
+// packages returns those that are named, each once.
+func (r Request) packages() []string {
+	var names []string
+	seen := make(map[string]bool)
+	add := func(name string) {
+		if name != "" && !seen[name] {
+			names = append(names, name)
 		}
-		seen[p.Package] = true
+		seen[name] = true
+	}
+	for _, name := range r.Packages {
+		add(name)
+	}
+	for _, p := range r.Programs {
+		add(p.Package)
 	}
 	return names
+}
+
+// anyOf says which package had to have a path: this one, or any if it is "".
+func (r Request) anyOf(pkg string) string {
+	return cmp.Or(pkg, strings.Join(r.packages(), " or "))
 }
 
 // mergedUsr are the links that Debian has at the root.
@@ -75,7 +116,7 @@ func merge(tree *rootfs.Tree, arch string) error {
 }
 
 // layout is the rest of what programs, and who runs containers, expect of a root directory.
-func layout(tree *rootfs.Tree) error {
+func layout(tree *rootfs.Tree, users []User) error {
 	for _, dir := range []string{
 		"/dev", "/etc", "/proc", "/run", "/sys", "/usr/lib/modules", "/usr/local/bin", "/usr/local/sbin", "/var/lib",
 	} {
@@ -89,10 +130,14 @@ func layout(tree *rootfs.Tree) error {
 	if err := tree.Directory("/tmp", 0o777|fs.ModeSticky); err != nil {
 		return err
 	}
+	var passwd, group strings.Builder
+	for _, u := range append([]User{{Name: "root", Home: "/root"}}, users...) {
+		fmt.Fprintf(&passwd, "%[1]s:x:%[2]d:%[2]d:%[1]s:%[3]s:/usr/sbin/nologin\n", u.Name, u.ID, u.Home)
+		fmt.Fprintf(&group, "%s:x:%d:\n", u.Name, u.ID)
+	}
 	for name, content := range map[string]string{
-		"/etc/passwd": "root:x:0:0:root:/root:/usr/sbin/nologin\n" +
-			"nonroot:x:65532:65532:nonroot:/nonexistent:/usr/sbin/nologin\n",
-		"/etc/group": "root:x:0:\nnonroot:x:65532:\n",
+		"/etc/passwd": passwd.String(),
+		"/etc/group":  group.String(),
 		// The order that glibc and Go have without it differs.
 		"/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
 	} {
@@ -101,16 +146,4 @@ func layout(tree *rootfs.Tree) error {
 		}
 	}
 	return nil
-}
-
-// isOf tells whether the name of a package is what Debian's policy makes of the name of a library: libnvme1 has
-// libnvme.so.1, libpcre2-8-0 has libpcre2-8.so.0.
-func isOf(pkg, library string) bool {
-	base, version, ok := strings.Cut(path.Base(library), ".so.")
-	if !ok {
-		return false
-	}
-	base = strings.ReplaceAll(strings.ToLower(base), "_", "-")
-	pkg = strings.TrimSuffix(pkg, "t64")
-	return pkg == base+version || pkg == base+"-"+version
 }

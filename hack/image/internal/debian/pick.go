@@ -1,7 +1,6 @@
 package debian
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,30 +29,33 @@ type Contents struct {
 	Packages []deb.Package // of which something is in Tree
 }
 
-// Pick takes from Debian's packages what the image needs. With pinned it takes them from these packages and no others,
-// and each of them must be needed: a release is rebuilt from its list, or not at all. Without, it looks into as few
-// packages as it can.
-func Pick(ctx context.Context, source Source, arch string, programs []Program, pinned []deb.Package) (*Contents, error) {
+// Pick takes from Debian's packages what the image needs. It looks into those that are named, and beyond that into as
+// few as it can.
+func Pick(ctx context.Context, source Source, arch string, r Request) (*Contents, error) {
 	p := &picker{
 		ctx: ctx, source: source, stage: &rootfs.Tree{}, image: &rootfs.Tree{},
 		known: make(map[string]deb.Package), control: make(map[string][]byte), used: make(map[string]bool),
 	}
-	if err := errors.Join(merge(p.stage, arch), merge(p.image, arch), layout(p.image)); err != nil {
+	if err := errors.Join(merge(p.stage, arch), merge(p.image, arch), layout(p.image, r.Users)); err != nil {
 		return nil, err
 	}
-	if err := p.open(packageNames(programs), pinned); err != nil {
+	if err := p.open(append([]string{basePackage}, r.packages()...), r.Pinned); err != nil {
 		return nil, err
 	}
-	if err := p.takePrograms(arch, programs); err != nil {
+	binaries, err := p.takeTrees(r)
+	if err != nil {
 		return nil, err
 	}
-	if err := p.takeExtra(); err != nil {
+	if err := p.takePrograms(arch, r, binaries); err != nil {
+		return nil, err
+	}
+	if err := p.takeBase(); err != nil {
 		return nil, err
 	}
 	if err := p.takeDocuments(); err != nil {
 		return nil, err
 	}
-	return p.contents(pinned)
+	return p.contents(r.Pinned)
 }
 
 // picker copies from stage, which has all of the packages that were looked into, to image.
@@ -115,7 +117,7 @@ func (p *picker) take(names ...string) error {
 		if err := p.image.Put(name, f); err != nil {
 			return err
 		}
-		if f.From != "" {
+		if f.From != "" && !f.Mode.IsDir() { // a directory is of whoever was unpacked last
 			p.used[f.From] = true
 		}
 	}
@@ -131,11 +133,12 @@ func (p *picker) follow(name string) error {
 	return p.take(append(links, end)...)
 }
 
-func (p *picker) takePrograms(arch string, programs []Program) error {
-	var roots []string
-	for _, program := range programs {
+// takePrograms takes programs, and what they and ELF files that were taken need.
+func (p *picker) takePrograms(arch string, r Request, binaries []string) error {
+	roots := binaries
+	for _, program := range r.Programs {
 		if _, _, err := p.stage.Resolve(program.Path); err != nil {
-			return fmt.Errorf("program %s of package %s: %w", program.Path, program.Package, err)
+			return fmt.Errorf("program %s of package %s: %w", program.Path, r.anyOf(program.Package), err)
 		}
 		roots = append(roots, program.Path)
 	}
@@ -146,47 +149,9 @@ func (p *picker) takePrograms(arch string, programs []Program) error {
 	return p.take(paths...)
 }
 
-// provide looks into one more package: one that is called like the library if there is one, else one on which the
-// needer's package depends (Debian policy 8.6), else one on which any package looked into depends: libext2fs2 leaves it
-// to e2fsprogs to depend on libcom-err2.
-func (p *picker) provide(needer, library string) error {
-	file, _ := p.stage.Get(needer)
-	own := p.known[file.From].Depends
-	var left []string
-	for name := range p.control {
-		for _, other := range p.known[name].Depends {
-			_, known := p.known[other]
-			if _, opened := p.control[other]; known && !opened {
-				left = append(left, other)
-			}
-		}
-	}
-	if len(left) == 0 {
-		return fmt.Errorf("it is in none of the packages that were looked into: %s",
-			strings.Join(slices.Sorted(maps.Keys(p.control)), ", "))
-	}
-	return p.unpack(slices.MinFunc(left, func(a, b string) int {
-		return cmp.Or(cmp.Compare(rank(a, library, own), rank(b, library, own)), cmp.Compare(a, b))
-	}))
-}
-
-// rank is lower for packages that are looked into earlier.
-func rank(pkg, library string, own []string) int {
-	switch {
-	case isOf(pkg, library):
-		return 0
-	case slices.Contains(own, pkg):
-		return 1
-	case strings.HasPrefix(pkg, "lib"):
-		return 2
-	default:
-		return 3
-	}
-}
-
-// takeExtra takes the files without which programs, or licences, are not complete.
-func (p *picker) takeExtra() error {
-	for _, name := range extraFiles() {
+// takeBase takes what says which Debian it is, and the licences that copyright files refer to.
+func (p *picker) takeBase() error {
+	for _, name := range baseFiles() {
 		if err := p.follow(name); err != nil {
 			return err
 		}

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// WriteDir writes the tree below a directory, which must be empty, as the user who runs it.
+// WriteDir writes the tree below a directory, which must be empty. All of it belongs to the user who runs it.
 func (t *Tree) WriteDir(dir string) (err error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {

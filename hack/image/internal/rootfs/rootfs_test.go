@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -198,6 +199,30 @@ func TestRoundTrip(t *testing.T) {
 		if b, _ := again.Get(name); a.Mode != b.Mode || a.Target != b.Target || !bytes.Equal(a.Data, b.Data) {
 			t.Errorf("%s: %+v, then %+v", name, a, b)
 		}
+	}
+}
+
+func TestOwner(t *testing.T) {
+	tr := &Tree{}
+	must(t, tr.Put("/var/lib/db", File{Mode: fs.ModeDir | 0o700, Owner: 999}))
+	if err := tr.Put("/var/lib/db/x", File{Owner: 999}); err != nil || tr.Put("/var/lib/db/x", File{}) == nil {
+		t.Errorf("a file of two owners: %v", err)
+	}
+	var b bytes.Buffer
+	must(t, tr.WriteTar(&b, time.Unix(7, 0)))
+	owners := make(map[string]int)
+	for r := tar.NewReader(&b); ; {
+		h, err := r.Next()
+		if err != nil {
+			break
+		}
+		if h.Uid != h.Gid {
+			t.Errorf("%s: user %d, group %d", h.Name, h.Uid, h.Gid)
+		}
+		owners[h.Name] = h.Uid
+	}
+	if want := map[string]int{"var/": 0, "var/lib/": 0, "var/lib/db/": 999, "var/lib/db/x": 999}; !maps.Equal(owners, want) {
+		t.Errorf("got %v, want %v", owners, want)
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // keptBits are those of a mode that the image keeps.
 const keptBits = fs.ModePerm | fs.ModeSticky
 
-// Unpack puts what is in a tar archive; from is the package that it belongs to.
+// Unpack puts what is in a tar archive, all of it root's; from is the package that it belongs to.
 func (t *Tree) Unpack(r io.Reader, from string) error {
 	archive := tar.NewReader(r)
 	for {
@@ -75,7 +75,7 @@ func (t *Tree) WriteTar(w io.Writer, when time.Time) error {
 func header(name string, f File, when time.Time) *tar.Header {
 	h := &tar.Header{
 		Name: strings.TrimPrefix(name, "/"), Mode: int64(f.Mode.Perm()), ModTime: when,
-		Typeflag: tar.TypeReg, Size: int64(len(f.Data)),
+		Uid: f.Owner, Gid: f.Owner, Typeflag: tar.TypeReg, Size: int64(len(f.Data)),
 	}
 	if f.Mode.IsDir() {
 		h.Typeflag, h.Name = tar.TypeDir, h.Name+"/"

@@ -1,7 +1,8 @@
 // Package rootfs holds the files of an image in memory, and writes them as a layer: the same bytes for the same files.
 //
-// It knows regular files, directories and symbolic links, all of them root's. Devices, set-user-ID bits, owners and
-// extended attributes it does not, because the image has none. It does not read the building machine's own files.
+// It knows regular files, directories and symbolic links. Devices, set-user-ID bits and extended attributes it does not,
+// because no image has any, nor the owners that packages give to files. It does not read the building machine's own
+// files.
 package rootfs
 
 import (
@@ -20,6 +21,7 @@ type File struct {
 	Data   []byte      // of a regular file
 	Target string      // of a symbolic link
 	From   string      // the Debian package that brought it; "" if none did
+	Owner  int         // user and group; root's if it is not set
 }
 
 // Tree is a file system in the making. The zero value has the root directory and is ready. Paths are absolute, and no
@@ -111,7 +113,7 @@ func (t *Tree) Put(name string, f File) error {
 	if f.Mode.IsDir() {
 		return t.putDirectory(name, f)
 	}
-	if old.Mode != f.Mode || old.Target != f.Target || string(old.Data) != string(f.Data) {
+	if old.Mode != f.Mode || old.Owner != f.Owner || old.Target != f.Target || string(old.Data) != string(f.Data) {
 		return fmt.Errorf("%s: there is one from %q, and another from %q", name, old.From, f.From)
 	}
 	return nil

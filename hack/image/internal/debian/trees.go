@@ -1,0 +1,62 @@
+package debian
+
+import (
+	"bytes"
+	"debug/elf"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// takeTrees takes what the request has of trees, and returns the ELF files among it.
+func (p *picker) takeTrees(r Request) ([]string, error) {
+	var binaries []string
+	for _, tree := range r.Trees {
+		end, links, err := p.stage.Resolve(tree)
+		if err != nil {
+			return nil, fmt.Errorf("tree %s of package %s: %w", tree, r.anyOf(""), err)
+		}
+		if err := p.take(links...); err != nil {
+			return nil, err
+		}
+		for _, name := range p.below(end, r.Without) {
+			file, err := p.takeMember(name)
+			if err != nil {
+				return nil, err
+			}
+			if f, _ := p.stage.Get(file); bytes.HasPrefix(f.Data, []byte(elf.ELFMAG)) {
+				binaries = append(binaries, file)
+			}
+		}
+	}
+	return binaries, nil
+}
+
+// below returns a path that leads through no link, and all paths below it, without those that go through one of the
+// names that are left out.
+func (p *picker) below(top string, without []string) []string {
+	var names []string
+	for _, name := range p.stage.Names() {
+		rest, ok := strings.CutPrefix(name, strings.TrimSuffix(top, "/"))
+		inside := ok && (rest == "" || rest[0] == '/')
+		dropped := slices.ContainsFunc(strings.Split(rest, "/"), func(part string) bool { return slices.Contains(without, part) })
+		if inside && !dropped {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// takeMember takes what is at a path, and the file that a link there leads to, whose path it returns. A link that leads
+// to a directory or, in the packages that were looked into, nowhere stays one.
+func (p *picker) takeMember(name string) (string, error) {
+	if err := p.take(name); err != nil {
+		return "", err
+	}
+	end, links, err := p.stage.Resolve(name)
+	if f, ok := p.stage.Get(end); err != nil || !ok || f.Mode.Type() != fs.FileMode(0) {
+		return name, nil
+	}
+	return end, p.take(append(links, end)...)
+}

@@ -20,7 +20,7 @@ PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build image packages e2e-k8s k8s-bin demo test rest unit chart kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
+.PHONY: help build image packages e2e-k8s e2e-storage k8s-long k8s-bin demo test rest unit chart kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
@@ -78,6 +78,16 @@ k8s-bin: # programs of a cluster, kept by content: some 20 minutes the first tim
 
 e2e-k8s: k8s-bin ## Holdfast in a Kubernetes of virtual machines, installed as the README says: short form
 	$(GO) test -tags k8s -count=1 -timeout 70m -v ./test/kube/
+
+# What all specs of the Kubernetes project's tests of storage belong to.
+PIECES ?= volumes,provisioning,subPath,multiVolume,fsgroupchangepolicy,ephemeral,volumeMode,volumeLimits,read-write-once-pod,volumeIO
+e2e-storage: k8s-bin ## the Kubernetes project's own tests of storage, in PIECES; what has passed (build/e2e-storage) is not run again
+	mkdir -p build/e2e-storage
+	$(GO) test -tags k8s -count=1 -timeout 240m -v -run TestCluster/external-storage ./test/kube/ -pieces $(PIECES) -reports $(CURDIR)/build/e2e-storage
+
+DEATHS ?= 10
+k8s-long: k8s-bin ## a database under misfortunes, 100 volumes at once, a node that dies DEATHS times, in a Kubernetes of virtual machines
+	$(GO) test -tags 'k8s long' -count=1 -timeout 180m -v -run 'TestDatabase|TestStorm|TestCluster/node-death' ./test/kube/ -deaths $(DEATHS)
 
 long: deps ## fifty sessions at once, a black hole beside, memory full, the plugin away for AWAY
 	HOLDFAST_KERNEL=$(firstword $(KERNEL) $(KERNELS)) $(GO) test -tags 'vm long' -count=1 -timeout 60m -v -run 'TestFiftySessions|TestBlackHoleBeside|TestHealWithoutMemory|TestPluginAway' ./test/e2e/ -away $(AWAY)

@@ -91,7 +91,24 @@ func (c *controlPlane) startStore(_ context.Context, dir string, bin Bin) error 
 	return err
 }
 
-func (c *controlPlane) startServer(ctx context.Context, _ string, bin Bin) error {
+// auditPolicy has every request of service accounts written down, without its content:
+// who asked for what, how often.
+const auditPolicy = `apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+  - {level: Metadata, userGroups: ["system:serviceaccounts"]}
+  - {level: None}
+`
+
+// auditLog is where that is, a line of JSON each.
+func (c *controlPlane) auditLog() string { return filepath.Join(c.ns.dir, "audit.log") }
+
+func (c *controlPlane) startServer(ctx context.Context, dir string, bin Bin) error {
+	policy := filepath.Join(dir, "audit.yaml")
+	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
+		return err
+	}
 	p, err := c.ns.start("kube-apiserver", bin["kube-apiserver"],
 		"--etcd-servers=http://127.0.0.1:2379", "--bind-address=0.0.0.0", "--secure-port=443", "--advertise-address="+controlAddr,
 		"--tls-cert-file="+c.pki.path("apiserver.crt"), "--tls-private-key-file="+c.pki.path("apiserver.key"),
@@ -100,6 +117,7 @@ func (c *controlPlane) startServer(ctx context.Context, _ string, bin Bin) error
 		"--kubelet-preferred-address-types=InternalIP", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+c.pki.path("sa.pub"), "--service-account-signing-key-file="+c.pki.path("sa.key"),
 		"--service-cluster-ip-range="+serviceRange, "--authorization-mode=Node,RBAC",
+		"--audit-policy-file="+policy, "--audit-log-path="+c.auditLog(),
 		"--enable-admission-plugins=NodeRestriction", "--allow-privileged=true")
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ var deaths = flag.Int("deaths", 1, "how often a node dies")
 // up on the other node with all that was acknowledged, and goes on. The dead node
 // comes back and has nothing of it.
 func nodeDeath(t *testing.T) {
-	b := newBench(t)
+	b := newBenchFor(t, testTime+time.Duration(*deaths)*5*time.Minute)
 	b.must(cluster.Apply(b.ctx, fmt.Sprintf(statefulSet, b.ns, kube.TestImage)))
 	j := &journal{b: b, pod: "db-0"}
 	j.follow()

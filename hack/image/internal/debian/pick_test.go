@@ -1,19 +1,21 @@
 package debian
 
 import (
-	"context"
-	"errors"
 	"maps"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/holdfast-csi/holdfast/hack/image/internal/deb"
-	"github.com/holdfast-csi/holdfast/hack/image/internal/elfdep/elftest"
-	"github.com/holdfast-csi/holdfast/hack/image/internal/rootfs"
+	"github.com/holdfast-csi/holdfast/hack/image/internal/debian/debiantest"
 )
 
-func programs() []Program { return []Program{{"/usr/sbin/mkfs.ext4", "e2fsprogs"}} }
+// request is what Holdfast's image has, if mkfs.ext4 were all.
+func request(pinned ...deb.Package) Request {
+	r := Holdfast(pinned)
+	r.Programs = []Program{{"/usr/sbin/mkfs.ext4", "e2fsprogs"}}
+	return r
+}
 
 func names(c *Contents) []string {
 	var names []string
@@ -24,8 +26,8 @@ func names(c *Contents) []string {
 }
 
 func TestPick(t *testing.T) {
-	debian := small()
-	c, err := Pick(t.Context(), debian, "amd64", programs(), nil)
+	debian := debiantest.Small()
+	c, err := Pick(t.Context(), debian, "amd64", request())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +35,7 @@ func TestPick(t *testing.T) {
 	if got := names(c); !slices.Equal(got, want) {
 		t.Errorf("packages %q, want %q", got, want)
 	}
-	if slices.Contains(debian.unpacked, "perl") {
+	if slices.Contains(debian.Unpacked, "perl") {
 		t.Error("perl was looked into")
 	}
 	for _, name := range []string{
@@ -51,7 +53,7 @@ func TestPick(t *testing.T) {
 		}
 	}
 	t.Run("again from its list", func(t *testing.T) {
-		again, err := Pick(t.Context(), small(), "amd64", programs(), c.Packages)
+		again, err := Pick(t.Context(), debiantest.Small(), "amd64", request(c.Packages...))
 		if err != nil || !slices.Equal(again.Tree.Names(), c.Tree.Names()) || !slices.Equal(names(again), names(c)) {
 			t.Errorf("got %v, %v", again, err)
 		}
@@ -60,24 +62,24 @@ func TestPick(t *testing.T) {
 
 func TestPickFails(t *testing.T) {
 	for name, c := range map[string]struct {
-		change func(*fakeDebian)
+		change func(*debiantest.Archive)
 		want   []string // in the error
 	}{
-		"no program": {func(f *fakeDebian) { delete(f.packages["e2fsprogs"].files, "/sbin/mkfs.ext4") },
+		"no program": {func(f *debiantest.Archive) { delete(f.Packages["e2fsprogs"].Files, "/sbin/mkfs.ext4") },
 			[]string{"program /usr/sbin/mkfs.ext4 of package e2fsprogs"}},
-		"no package": {func(f *fakeDebian) { delete(f.packages, "e2fsprogs") }, []string{"unable to locate package e2fsprogs"}},
-		"no library": {func(f *fakeDebian) { delete(f.packages, "libcom-err2") },
+		"no package": {func(f *debiantest.Archive) { delete(f.Packages, "e2fsprogs") }, []string{"unable to locate package e2fsprogs"}},
+		"no library": {func(f *debiantest.Archive) { delete(f.Packages, "libcom-err2") },
 			[]string{"libe2p.so.2.3 needs libcom_err.so.2", "none of the packages", "libext2fs2"}},
-		"no configuration": {func(f *fakeDebian) { delete(f.packages["e2fsprogs"].files, "/etc/mke2fs.conf") }, []string{"/etc/mke2fs.conf"}},
-		"no copyright": {func(f *fakeDebian) { delete(f.packages["libc6"].files, "/usr/share/doc/libc6/copyright") },
+		"no configuration": {func(f *debiantest.Archive) { delete(f.Packages["e2fsprogs"].Files, "/etc/mke2fs.conf") }, []string{"/etc/mke2fs.conf"}},
+		"no copyright": {func(f *debiantest.Archive) { delete(f.Packages["libc6"].Files, "/usr/share/doc/libc6/copyright") },
 			[]string{"copyright of libc6"}},
-		"no package with the copyright": {func(f *fakeDebian) { delete(f.packages, "gcc-12-base") },
+		"no package with the copyright": {func(f *debiantest.Archive) { delete(f.Packages, "gcc-12-base") },
 			[]string{"copyright of libgcc-s1", "gcc-12-base"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			debian := small()
+			debian := debiantest.Small()
 			c.change(debian)
-			_, err := Pick(t.Context(), debian, "amd64", programs(), nil)
+			_, err := Pick(t.Context(), debian, "amd64", request())
 			for _, want := range c.want {
 				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("error %v, want %q in it", err, want)
@@ -88,22 +90,22 @@ func TestPickFails(t *testing.T) {
 }
 
 func TestPickPinnedFails(t *testing.T) {
-	debian := small()
+	debian := debiantest.Small()
 	for name, c := range map[string]struct {
 		pinned []string
 		want   string
 	}{
-		"one too many": {slices.Collect(maps.Keys(debian.packages)), "package perl 1 is on the list, but"},
+		"one too many": {slices.Collect(maps.Keys(debian.Packages)), "package perl 1 is on the list, but"},
 		"one too few":  {[]string{"base-files", "e2fsprogs", "libc6", "libext2fs2"}, "needs libcom_err.so.2"},
 		"no program":   {[]string{"base-files"}, "mkfs.ext4 of package e2fsprogs"},
 	} {
 		var pinned []deb.Package
 		for _, one := range c.pinned {
-			p := debian.get(one)
+			p := debian.Get(one)
 			p.Depends = nil // a list does not say
 			pinned = append(pinned, p)
 		}
-		if _, err := Pick(t.Context(), small(), "amd64", programs(), pinned); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := Pick(t.Context(), debiantest.Small(), "amd64", request(pinned...)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}

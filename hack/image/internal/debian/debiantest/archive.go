@@ -13,6 +13,7 @@ import (
 
 // Package is what a package depends on, and its files; a content that starts with "-> " makes a link.
 type Package struct {
+	Size    int64
 	Depends []string
 	Files   map[string]string
 }
@@ -23,26 +24,29 @@ type Archive struct {
 	Unpacked []string // names, in order
 }
 
-func (f *Archive) Resolve(_ context.Context, names []string) ([]deb.Package, error) {
+// Resolve returns all packages, whatever is asked for.
+func (a *Archive) Resolve(_ context.Context, names []string) ([]deb.Package, error) {
 	var all []deb.Package
-	for name := range f.Packages { // apt finds more than what is needed, too
-		all = append(all, f.Package(name))
+	for name := range a.Packages { // apt finds more than what is needed, too
+		all = append(all, a.Get(name))
 	}
 	for _, name := range names {
-		if _, ok := f.Packages[name]; !ok {
+		if _, ok := a.Packages[name]; !ok {
 			return nil, errors.New("unable to locate package " + name)
 		}
 	}
 	return all, nil
 }
 
-func (f *Archive) Package(name string) deb.Package {
-	return deb.Package{Name: name, Version: "1", SHA256: "of " + name, Depends: f.Packages[name].Depends}
+// Get returns what apt says of a package.
+func (a *Archive) Get(name string) deb.Package {
+	return deb.Package{Name: name, Version: "1", SHA256: "of " + name, Size: a.Packages[name].Size, Depends: a.Packages[name].Depends}
 }
 
-func (f *Archive) Unpack(_ context.Context, p deb.Package, tree *rootfs.Tree) ([]byte, error) {
-	f.Unpacked = append(f.Unpacked, p.Name)
-	for name, content := range f.Packages[p.Name].Files {
+// Unpack puts the package's files.
+func (a *Archive) Unpack(_ context.Context, p deb.Package, tree *rootfs.Tree) ([]byte, error) {
+	a.Unpacked = append(a.Unpacked, p.Name)
+	for name, content := range a.Packages[p.Name].Files {
 		file := rootfs.File{Mode: 0o755, Data: []byte(content), From: p.Name}
 		if target, ok := strings.CutPrefix(content, "-> "); ok {
 			link := rootfs.Tree{}
@@ -59,13 +63,15 @@ func (f *Archive) Unpack(_ context.Context, p deb.Package, tree *rootfs.Tree) ([
 	return []byte("Package: " + p.Name + "\n"), nil
 }
 
+// Program is an ELF file that needs libraries, and the dynamic linker.
 func Program(needs ...string) string {
 	return string(elftest.Build(elftest.File{Interpreter: "/lib64/ld-linux-x86-64.so.2", Needs: needs, Imports: []string{"backtrace"}}))
 }
 
+// Library is an ELF file that needs libraries.
 func Library(needs ...string) string { return string(elftest.Build(elftest.File{Needs: needs})) }
 
-// small is a Debian with one program, which is odd in all the ways that the real ones are.
+// Small is a Debian with one program, which is odd in all the ways that the real ones are.
 func Small() *Archive {
 	const lib = "/lib/x86_64-linux-gnu/"
 	return &Archive{Packages: map[string]Package{
@@ -94,4 +100,3 @@ func Small() *Archive {
 		"perl":        {Files: map[string]string{"/usr/bin/perl": Program()}},
 	}}
 }
-

@@ -36,6 +36,7 @@ type nodeOptions struct {
 	kubeletDir, kubeletEndpoint                                 string
 	grace, adminTimeout                                         time.Duration
 	maxVolumes                                                  int64
+	topology                                                    map[string]string
 }
 
 const (
@@ -63,6 +64,7 @@ func newNodeCommand() *cobra.Command {
 	addMetricsFlag(cmd, &o.metrics)
 	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after the storage host has taken a volume from this node")
 	f.Int64Var(&o.maxVolumes, "max-volumes", 0, "how many volumes Kubernetes may attach to this node; 0 for no limit")
+	f.StringToStringVar(&o.topology, "topology", nil, "segments (KEY=VALUE) of this node, for storage hosts that name a topology in the hosts file; in Kubernetes what is not given here is read from the node's labels")
 	f.StringVar(&o.kubeletDir, "kubelet-registration-dir", "", "directory in which the kubelet looks for plugins (plugins_registry under its root): the plugin registers itself there; empty if somebody else does it")
 	f.StringVar(&o.kubeletEndpoint, "kubelet-endpoint", "", "path of the CSI socket as the kubelet sees it; the path of --csi-endpoint by default")
 	f.StringVar(&o.connect, "connect", "fabrics", "how to connect: fabrics (write /dev/nvme-fabrics) or nvme-cli (run nvme connect)")
@@ -145,7 +147,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	}
 	s := newCSIServer(log, calls)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
-	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}, MaxVolumes: o.maxVolumes})
+	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}, MaxVolumes: o.maxVolumes, Segments: o.segments(topologyOf(cluster).Keys())})
 	settle(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
 	err = serve(ctx, s, l)

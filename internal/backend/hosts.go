@@ -52,6 +52,13 @@ func (h *Hosts) Host(name string) (volume.Backend, error) {
 type Placement struct {
 	Host string // "" = any
 	Pool string // "" = any
+	// Tiers are the hosts on which the volume may be, by name, those of the first
+	// choice before the others; nil is any.
+	Tiers [][]string
+}
+
+func (p Placement) allows(host string) bool {
+	return p.Tiers == nil || slices.ContainsFunc(p.Tiers, func(t []string) bool { return slices.Contains(t, host) })
 }
 
 // Create makes the volume, or returns the one that has the name. Unless the
@@ -59,14 +66,9 @@ type Placement struct {
 // the one that does not answer may hold the name.
 func (h *Hosts) Create(ctx context.Context, req volume.CreateRequest, where Placement) (volume.ID, volume.Volume, error) {
 	req.Pool = where.Pool
-	host := where.Host
-	if host == "" {
-		var err error
-		if host, err = h.choose(ctx, req); err != nil {
-			return volume.ID{}, volume.Volume{}, fmt.Errorf("volume %q: %w", req.Name, err)
-		}
-	} else if _, ok := h.byName[host]; !ok {
-		return volume.ID{}, volume.Volume{}, fmt.Errorf("host %q: the hosts file has %v: %w", host, h.names, volume.ErrInvalid)
+	host, err := h.place(ctx, req, where)
+	if err != nil {
+		return volume.ID{}, volume.Volume{}, fmt.Errorf("volume %q: %w", req.Name, err)
 	}
 	v, err := h.byName[host].Create(ctx, req)
 	if err != nil {
@@ -75,9 +77,22 @@ func (h *Hosts) Create(ctx context.Context, req volume.CreateRequest, where Plac
 	return volume.ID{Host: host, UUID: v.UUID}, v, nil
 }
 
+func (h *Hosts) place(ctx context.Context, req volume.CreateRequest, where Placement) (string, error) {
+	if where.Host == "" {
+		return h.choose(ctx, req, where)
+	}
+	if _, ok := h.byName[where.Host]; !ok {
+		return "", fmt.Errorf("host %q: the hosts file has %v: %w", where.Host, h.names, volume.ErrInvalid)
+	}
+	if !where.allows(where.Host) {
+		return "", fmt.Errorf("host %q: it cannot be reached from where the volume is wanted: %w", where.Host, volume.ErrNoSpace)
+	}
+	return where.Host, nil
+}
+
 // choose returns the host that has the name already, or else the one with the
 // most room.
-func (h *Hosts) choose(ctx context.Context, req volume.CreateRequest) (string, error) {
+func (h *Hosts) choose(ctx context.Context, req volume.CreateRequest, where Placement) (string, error) {
 	found, err := each(h, func(b volume.Backend) (bool, error) {
 		_, err := b.FindByName(ctx, req.Name)
 		if errors.Is(err, volume.ErrNotFound) {
@@ -86,7 +101,10 @@ func (h *Hosts) choose(ctx context.Context, req volume.CreateRequest) (string, e
 		return err == nil, err
 	})
 	for _, name := range h.names { // in their order: one name, one answer
-		if found[name] {
+		switch {
+		case found[name] && !where.allows(name):
+			return "", fmt.Errorf("storage host %s has a volume of this name, and cannot be reached from where it is wanted now: %w", name, volume.ErrExists)
+		case found[name]:
 			return name, nil
 		}
 	}
@@ -97,7 +115,20 @@ func (h *Hosts) choose(ctx context.Context, req volume.CreateRequest) (string, e
 	if err != nil && len(infos) == 0 {
 		return "", fmt.Errorf("%w: %v", volume.ErrUnavailable, err)
 	}
-	return roomiest(h.names, infos, req)
+	return firstWithRoom(h.names, infos, req, where.Tiers)
+}
+
+// firstWithRoom picks the roomiest host of the first tier that has one.
+func firstWithRoom(names []string, infos map[string]volume.HostInfo, req volume.CreateRequest, tiers [][]string) (host string, err error) {
+	if tiers == nil {
+		tiers = [][]string{names}
+	}
+	for _, tier := range tiers {
+		if host, err = roomiest(tier, infos, req); err == nil {
+			return host, nil
+		}
+	}
+	return "", err
 }
 
 // roomiest picks, by name order among equals, the host whose pool has the most
@@ -137,6 +168,7 @@ func (h *Hosts) Available(ctx context.Context, where Placement) (total, largest 
 		}
 		asked = New(map[string]volume.Backend{where.Host: b})
 	}
+	asked = asked.only(where.allows)
 	infos, err := each(asked, func(b volume.Backend) (volume.HostInfo, error) { return b.Info(ctx) })
 	if err != nil {
 		return 0, 0, fmt.Errorf("capacity: %w: %v", volume.ErrUnavailable, err)
@@ -150,6 +182,16 @@ func (h *Hosts) Available(ctx context.Context, where Placement) (total, largest 
 		}
 	}
 	return total, largest, nil
+}
+
+func (h *Hosts) only(wanted func(host string) bool) *Hosts {
+	m := map[string]volume.Backend{}
+	for name, b := range h.byName {
+		if wanted(name) {
+			m[name] = b
+		}
+	}
+	return New(m)
 }
 
 // Entry is a volume with the host it lives on.

@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"github.com/holdfast-csi/holdfast/internal/volume"
@@ -30,6 +32,9 @@ type Host struct {
 	// Address is the agent's HOST:PORT, a name or an IP.
 	Address string `json:"address"`
 	TLS     *TLS   `json:"tls,omitempty"`
+	// Topology is labels that a node must have for the host to be reachable from it;
+	// none is from everywhere.
+	Topology map[string]string `json:"topology,omitempty"`
 }
 
 // TLS names PEM files.
@@ -90,6 +95,9 @@ func (c Cluster) check(h *Host, seen map[string]bool) error {
 	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || host == "" || perr != nil || n == 0 {
 		return fmt.Errorf("host %s: address %q: want HOST:PORT with a port from 1 to 65535: %w", h.Name, h.Address, volume.ErrInvalid)
 	}
+	if err := checkTopology(h.Topology); err != nil {
+		return fmt.Errorf("host %s: %w", h.Name, err)
+	}
 	if h.TLS == nil {
 		t := c.TLS
 		h.TLS = &t
@@ -97,6 +105,19 @@ func (c Cluster) check(h *Host, seen map[string]bool) error {
 	for key, v := range map[string]string{"ca": h.TLS.CA, "cert": h.TLS.Cert, "key": h.TLS.Key} {
 		if v == "" {
 			return fmt.Errorf("host %s: tls.%s is empty: want the path of a PEM file, here or at the top: %w", h.Name, key, volume.ErrInvalid)
+		}
+	}
+	return nil
+}
+
+// checkTopology: keys and values become labels of nodes.
+func checkTopology(t map[string]string) error {
+	for k, v := range t {
+		if wrong := validation.IsQualifiedName(k); len(wrong) > 0 {
+			return fmt.Errorf("topology: key %q: %s: %w", k, strings.Join(wrong, "; "), volume.ErrInvalid)
+		}
+		if wrong := validation.IsValidLabelValue(v); len(wrong) > 0 || v == "" {
+			return fmt.Errorf("topology: key %q: value %q: want the value of a label, not empty: %s: %w", k, v, strings.Join(wrong, "; "), volume.ErrInvalid)
 		}
 	}
 	return nil

@@ -23,6 +23,20 @@ hosts:
   tls: {ca: /ca2, cert: /cert2, key: /key2}
 `
 
+func TestTopology(t *testing.T) {
+	t.Parallel()
+	const text = "clusterID: a\ntls: {ca: /ca, cert: /cert, key: /key}\nhosts: [{name: box1, address: \"10.0.0.2:9700\", topology: {%s}}]\n"
+	c, err := Parse([]byte(strings.Replace(text, "%s", "topology.kubernetes.io/zone: a", 1)))
+	if err != nil || c.Hosts[0].Topology["topology.kubernetes.io/zone"] != "a" {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for name, bad := range map[string]string{"value": "zone: \"a b\"", "no value": "zone: \"\"", "key": "\"zo ne\": a"} {
+		if _, err := Parse([]byte(strings.Replace(text, "%s", bad, 1))); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "topology") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestParse(t *testing.T) {
 	t.Parallel()
 	want := Cluster{

@@ -92,6 +92,19 @@ func (c *Client) Annotations(ctx context.Context, persistentVolume string) (map[
 	return object.Metadata.Annotations, nil
 }
 
+// NodeLabels are those of a node; volume.ErrNotFound. Needs the right to get nodes.
+func (c *Client) NodeLabels(ctx context.Context, node string) (map[string]string, error) {
+	var object struct {
+		Metadata struct {
+			Labels map[string]string `json:"labels"`
+		} `json:"metadata"`
+	}
+	if err := c.get(ctx, "/api/v1/nodes/"+url.PathEscape(node), metadataOnly, &object); err != nil {
+		return nil, fmt.Errorf("kubernetes: Node %s: %w", node, err)
+	}
+	return object.Metadata.Labels, nil
+}
+
 // get decodes an object; accept says in which form.
 func (c *Client) get(ctx context.Context, path, accept string, into any) error {
 	return c.call(ctx, http.MethodGet, path, accept, nil, into)

@@ -123,6 +123,20 @@ func TestBadCA(t *testing.T) {
 	}
 }
 
+func TestNodeLabels(t *testing.T) {
+	t.Parallel()
+	c := server(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/api/v1/nodes/node1" {
+			t.Errorf("asked %s", r.URL.Path)
+		}
+		_, _ = w.Write([]byte(`{"metadata":{"labels":{"topology.kubernetes.io/zone":"a"}}}`))
+	})
+	got, err := c.NodeLabels(t.Context(), "node1")
+	if diff := cmp.Diff(map[string]string{"topology.kubernetes.io/zone": "a"}, got); diff != "" || err != nil {
+		t.Errorf("%v, -want +got:\n%s", err, diff)
+	}
+}
+
 func TestClaim(t *testing.T) {
 	t.Parallel()
 	answer := `{"kind":"PersistentVolume","spec":{"claimRef":{"kind":"PersistentVolumeClaim","namespace":"db","name":"data-0","uid":"u-1","resourceVersion":"7"}}}`

@@ -17,6 +17,7 @@ type Controller struct {
 	csi.UnimplementedControllerServer
 	Hosts     *backend.Hosts
 	ClusterID string
+	Topology  Topology
 }
 
 var controllerCapabilities = []csi.ControllerServiceCapability_RPC_Type{
@@ -54,6 +55,9 @@ func (c *Controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 	if err != nil {
 		return nil, err
 	}
+	if class.Where.Tiers, err = c.Topology.tiers(c.Hosts.Names(), req.GetAccessibilityRequirements()); err != nil {
+		return nil, fmt.Errorf("volume %q: %w", req.GetName(), err)
+	}
 	id, v, err := c.Hosts.Create(ctx, volume.CreateRequest{
 		Name:          req.GetName(),
 		RequiredBytes: req.GetCapacityRange().GetRequiredBytes(),
@@ -63,7 +67,7 @@ func (c *Controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 		return nil, err
 	}
 	return &csi.CreateVolumeResponse{Volume: &csi.Volume{
-		VolumeId: id.String(), CapacityBytes: v.SizeBytes, VolumeContext: class.volumeContext(),
+		VolumeId: id.String(), CapacityBytes: v.SizeBytes, VolumeContext: class.volumeContext(), AccessibleTopology: c.Topology.accessible(id.Host),
 	}}, nil
 }
 
@@ -193,6 +197,9 @@ func (c *Controller) GetCapacity(ctx context.Context, req *csi.GetCapacityReques
 		if err := checkCapabilities(req.GetVolumeCapabilities()); err != nil {
 			return &csi.GetCapacityResponse{}, nil
 		}
+	}
+	if at := req.GetAccessibleTopology(); at != nil {
+		class.Where.Tiers = [][]string{c.Topology.from(c.Hosts.Names(), at.GetSegments())}
 	}
 	total, largest, err := c.Hosts.Available(ctx, class.Where)
 	if err != nil {

@@ -13,8 +13,9 @@ import (
 type Identity struct {
 	csi.UnimplementedIdentityServer
 	Version string
-	// Controller says whether the Controller service is served too.
-	Controller bool
+	// Controller says whether the Controller service is served too, Topology whether
+	// some storage host is reached from some nodes only.
+	Controller, Topology bool
 }
 
 // GetPluginInfo names the driver.
@@ -28,6 +29,11 @@ func (i *Identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabili
 	if i.Controller {
 		resp.Capabilities = append(resp.Capabilities, &csi.PluginCapability{Type: &csi.PluginCapability_Service_{
 			Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_CONTROLLER_SERVICE},
+		}})
+	}
+	if i.Topology {
+		resp.Capabilities = append(resp.Capabilities, &csi.PluginCapability{Type: &csi.PluginCapability_Service_{
+			Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS},
 		}})
 	}
 	return resp, nil

@@ -24,6 +24,9 @@ type Node struct {
 	Flow     *node.Node
 	// MaxVolumes is how many volumes Kubernetes may attach to the node; 0 is no limit.
 	MaxVolumes int64
+	// Segments are what storage hosts can be reached from here by (Topology); an error
+	// is one to be tried again. Nil is none.
+	Segments func(ctx context.Context) (map[string]string, error)
 	// Health says how volumes are; Flow if it is nil.
 	Health interface {
 		Condition(ctx context.Context, volumeID string) (node.Condition, error)
@@ -49,8 +52,19 @@ func (n *Node) NodeGetCapabilities(context.Context, *csi.NodeGetCapabilitiesRequ
 }
 
 // NodeGetInfo says who this node is.
-func (n *Node) NodeGetInfo(context.Context, *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
-	return &csi.NodeGetInfoResponse{NodeId: n.Identity.NodeID, MaxVolumesPerNode: n.MaxVolumes}, nil
+func (n *Node) NodeGetInfo(ctx context.Context, _ *csi.NodeGetInfoRequest) (*csi.NodeGetInfoResponse, error) {
+	resp := &csi.NodeGetInfoResponse{NodeId: n.Identity.NodeID, MaxVolumesPerNode: n.MaxVolumes}
+	if n.Segments == nil {
+		return resp, nil
+	}
+	segments, err := n.Segments(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(segments) > 0 {
+		resp.AccessibleTopology = &csi.Topology{Segments: segments}
+	}
+	return resp, nil
 }
 
 // NodeStageVolume makes a volume ready on this node.

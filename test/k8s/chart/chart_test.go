@@ -164,6 +164,26 @@ func TestFlags(t *testing.T) {
 	}
 }
 
+// Where nodes differ the scheduler heeds room, and only there.
+func TestTopology(t *testing.T) {
+	zoned := with(values{"hosts": []any{values{"name": "a", "address": "10.0.0.2:9700", "topology": values{"zone": "a"}}, values{"name": "b", "address": "10.0.0.3:9700"}}})
+	for name, v := range map[string]values{"alike": least(), "zoned": zoned} {
+		all := objects(t, v)
+		want := name == "zoned"
+		if got := *all["CSIDriver"][0].(*storagev1.CSIDriver).Spec.StorageCapacity; got != want {
+			t.Errorf("%s: storageCapacity is %v", name, got)
+		}
+		containers := all["Deployment"][0].(*appsv1.Deployment).Spec.Template.Spec.Containers
+		provisioner := containers[slices.IndexFunc(containers, func(c corev1.Container) bool { return c.Name == "provisioner" })]
+		if got := slices.Contains(provisioner.Args, "--enable-capacity"); got != want || (len(provisioner.Env) == 2) != want {
+			t.Errorf("%s: %v %v", name, provisioner.Args, provisioner.Env)
+		}
+		if got := strings.Contains(all["ConfigMap"][0].(*corev1.ConfigMap).Data["hosts.yaml"], "zone: a"); got != want {
+			t.Errorf("%s: %v", name, all["ConfigMap"][0])
+		}
+	}
+}
+
 // Nobody may read secrets, and the node, which runs everywhere, little else.
 func TestRights(t *testing.T) {
 	all := objects(t, least())

@@ -16,6 +16,11 @@ app.kubernetes.io/component: {{ .component }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{- /* "true" if some storage host is reached from some nodes only. */ -}}
+{{- define "holdfast.topology" -}}
+{{- range .Values.hosts }}{{ if .topology }}true{{ break }}{{ end }}{{ end }}
+{{- end }}
+
 {{- define "holdfast.logArgs" -}}
 {{- if .Values.logDebug }}
 - --log-debug
@@ -36,5 +41,8 @@ hosts:
 {{- range required "hosts: want at least one storage host" .Values.hosts }}
   - name: {{ .name | quote }}
     address: {{ .address | quote }}
+    {{- with .topology }}
+    topology: {{- toYaml . | nindent 6 }}
+    {{- end }}
 {{- end }}
 {{- end }}

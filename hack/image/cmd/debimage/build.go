@@ -39,7 +39,7 @@ func build(ctx context.Context, o *options, log io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := addUsers(contents.Tree, o.request.Users); err != nil {
+	if err := addDirs(contents.Tree, o); err != nil {
 		return err
 	}
 	if o.busybox {
@@ -57,16 +57,18 @@ func build(ctx context.Context, o *options, log io.Writer) (err error) {
 	return describe(log, o, image, len(contents.Packages))
 }
 
-// addUsers makes the directories of users, and lets everybody put sockets into /run.
-func addUsers(tree *rootfs.Tree, users []debian.User) error {
-	if err := errors.Join(tree.Directory("/run", 0o777|fs.ModeSticky), tree.Link("/run", "/var/run")); err != nil {
+// addDirs makes the directories of everybody, of which /var/run is /run as in Debian, and those of users.
+func addDirs(tree *rootfs.Tree, o *options) error {
+	if err := tree.Link("/run", "/var/run"); err != nil {
 		return err
 	}
-	for _, u := range users {
-		if err := errors.Join(
-			tree.Put(u.Home, rootfs.File{Mode: fs.ModeDir | 0o700, Owner: u.ID}),
-			tree.Put("/run/"+u.Name, rootfs.File{Mode: fs.ModeDir | 0o755, Owner: u.ID}),
-		); err != nil {
+	for _, dir := range append([]string{"/run"}, o.dirs...) {
+		if err := tree.Directory(dir, 0o777|fs.ModeSticky); err != nil {
+			return err
+		}
+	}
+	for _, u := range o.request.Users {
+		if err := tree.Put(u.Home, rootfs.File{Mode: fs.ModeDir | 0o700, Owner: u.ID}); err != nil {
 			return err
 		}
 	}

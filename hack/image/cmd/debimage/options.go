@@ -36,14 +36,14 @@ Flags; those with (...) can be given several times:
   --program PATH   (...) a program, with the libraries that it needs; its directory is in the PATH of the image
   --tree PATH      (...) a directory or a file as it is, with the libraries that programs and libraries in it need
   --without NAME   (...) leave out what is called so in a directory of --tree, if anything is
-  --user UID:NAME  have a user and a group, and their directories /var/lib/NAME (home, 0700) and /run/NAME
+  --dir PATH       (...) make a directory that everybody may write to, as /tmp and /run are
+  --user UID:NAME  have a user, a group, and their home /var/lib/NAME, which is nobody else's
   --busybox        have a shell, and what else busybox can be, in /bin; from Debian's busybox-static
   --cache DIR      where packages and apt's lists are kept (build/cache/image)
   --sources FILE   have apt use this sources file, .list or .sources, and not the machine's
   --refresh        get apt's lists although those of the cache are younger than a day
 
-The image has no entry point, and root is its user: who runs it says what is run, and as whom. /tmp and /run are
-writable for everybody, and LANG is C.
+The image has no entry point, and root is its user: who runs it says what is run, and as whom. LANG is C.
 `
 
 // options are the flags, checked. Paths are absolute.
@@ -54,15 +54,16 @@ type options struct {
 	sources string // "" for the machine's
 	refresh bool
 	busybox bool
+	dirs    []string // everybody's
 	request debian.Request
 	when    time.Time // of every file, and of the image
 }
 
 // raw are the flags as they were written.
 type raw struct {
-	tag, out, cache, sources, user     string
-	packages, programs, trees, without []string
-	refresh, busybox                   bool
+	tag, out, cache, sources, user           string
+	packages, programs, trees, without, dirs []string
+	refresh, busybox                         bool
 }
 
 // parseOptions returns flag.ErrHelp if help is asked for.
@@ -88,7 +89,7 @@ func parseFlags(args []string) (raw, error) {
 		flags.StringVar(to, name, "", "")
 	}
 	for name, to := range map[string]*[]string{
-		"package": &r.packages, "program": &r.programs, "tree": &r.trees, "without": &r.without,
+		"package": &r.packages, "program": &r.programs, "tree": &r.trees, "without": &r.without, "dir": &r.dirs,
 	} {
 		flags.Func(name, "", func(value string) error {
 			*to = append(*to, value)
@@ -108,7 +109,7 @@ func parseFlags(args []string) (raw, error) {
 
 // options checks; it reads nothing and makes nothing.
 func (r raw) options(root string, env func(string) (string, bool)) (*options, error) {
-	o := &options{refresh: r.refresh, busybox: r.busybox}
+	o := &options{refresh: r.refresh, busybox: r.busybox, dirs: r.dirs}
 	var err error
 	if o.tag, err = cli.Tag("--tag", r.tag); err != nil {
 		return nil, err
@@ -127,29 +128,26 @@ func (r raw) options(root string, env func(string) (string, bool)) (*options, er
 			return nil, err
 		}
 	}
+	if err := checkPaths("--dir", r.dirs); err != nil {
+		return nil, err
+	}
 	o.request, err = r.request()
 	return o, err
 }
 
 // request is what the flags ask of Debian.
 func (r raw) request() (debian.Request, error) {
-	q := debian.Request{Packages: r.packages, Without: r.without}
+	q := debian.Request{Packages: r.packages, Trees: r.trees, Without: r.without}
+	if err := errors.Join(checkPaths("--program", r.programs), checkPaths("--tree", r.trees)); err != nil {
+		return q, err
+	}
 	for _, p := range q.Packages {
 		if !deb.IsName(p) {
 			return q, fmt.Errorf("--package %q: want a name of lower-case letters, digits and any of .+-", p)
 		}
 	}
 	for _, p := range r.programs {
-		if err := checkPath("--program", p); err != nil {
-			return q, err
-		}
 		q.Programs = append(q.Programs, debian.Program{Path: p})
-	}
-	for _, p := range r.trees {
-		if err := checkPath("--tree", p); err != nil {
-			return q, err
-		}
-		q.Trees = append(q.Trees, p)
 	}
 	for _, n := range q.Without {
 		if n == "" || strings.Contains(n, "/") {
@@ -170,11 +168,13 @@ func (r raw) request() (debian.Request, error) {
 	return q, err
 }
 
-// checkPath wants a path as the image has it: one that is not in normal form would be in the image's PATH like that.
-func checkPath(flagName, text string) error {
-	if !path.IsAbs(text) || path.Clean(text) != text || text == "/" || strings.Contains(text, ":") {
-		return fmt.Errorf("%s %q: want an absolute path in the image, without a colon, and with nothing like // or .. in it",
-			flagName, text)
+// checkPaths wants paths as the image has them. Those of programs get into its PATH, where a colon ends one.
+func checkPaths(flagName string, paths []string) error {
+	for _, p := range paths {
+		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" || strings.Contains(p, ":") {
+			return fmt.Errorf("%s %q: want an absolute path in the image, without a colon, and with nothing like // or .. in it",
+				flagName, p)
+		}
 	}
 	return nil
 }

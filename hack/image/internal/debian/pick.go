@@ -42,11 +42,10 @@ func Pick(ctx context.Context, source Source, arch string, r Request) (*Contents
 	if err := p.open(append([]string{basePackage}, r.packages()...), r.Pinned); err != nil {
 		return nil, err
 	}
-	binaries, err := p.takeTrees(r)
-	if err != nil {
+	if err := p.takePrograms(arch, r); err != nil {
 		return nil, err
 	}
-	if err := p.takePrograms(arch, r, binaries); err != nil {
+	if err := p.takeTrees(arch, r); err != nil {
 		return nil, err
 	}
 	if err := p.takeBase(); err != nil {
@@ -133,15 +132,19 @@ func (p *picker) follow(name string) error {
 	return p.take(append(links, end)...)
 }
 
-// takePrograms takes programs, and what they and ELF files that were taken need.
-func (p *picker) takePrograms(arch string, r Request, binaries []string) error {
-	roots := binaries
+func (p *picker) takePrograms(arch string, r Request) error {
+	var roots []string
 	for _, program := range r.Programs {
 		if _, _, err := p.stage.Resolve(program.Path); err != nil {
 			return fmt.Errorf("program %s of package %s: %w", program.Path, r.anyOf(program.Package), err)
 		}
 		roots = append(roots, program.Path)
 	}
+	return p.takeClosure(arch, roots)
+}
+
+// takeClosure takes ELF files with all that they need.
+func (p *picker) takeClosure(arch string, roots []string) error {
 	paths, err := elfdep.Closure(p.stage, arch, roots, p.provide)
 	if err != nil {
 		return err

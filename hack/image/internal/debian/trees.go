@@ -9,28 +9,28 @@ import (
 	"strings"
 )
 
-// takeTrees takes what the request has of trees, and returns the ELF files among it.
-func (p *picker) takeTrees(r Request) ([]string, error) {
+// takeTrees takes what the request has of trees, and what the ELF files among it need.
+func (p *picker) takeTrees(arch string, r Request) error {
 	var binaries []string
 	for _, tree := range r.Trees {
 		end, links, err := p.stage.Resolve(tree)
 		if err != nil {
-			return nil, fmt.Errorf("tree %s of package %s: %w", tree, r.anyOf(""), err)
+			return fmt.Errorf("tree %s of package %s: %w", tree, r.anyOf(""), err)
 		}
 		if err := p.take(links...); err != nil {
-			return nil, err
+			return err
 		}
 		for _, name := range p.below(end, r.Without) {
 			file, err := p.takeMember(name)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			if f, _ := p.stage.Get(file); bytes.HasPrefix(f.Data, []byte(elf.ELFMAG)) {
 				binaries = append(binaries, file)
 			}
 		}
 	}
-	return binaries, nil
+	return p.takeClosure(arch, binaries)
 }
 
 // below returns a path that leads through no link, and all paths below it, without those that go through one of the

@@ -77,6 +77,7 @@ var (
 	suiteParts = map[string][]program{toolsModule: {
 		{name: "e2e.test", pkg: k8s + "test/e2e"},
 		{name: "agnhost", pkg: k8s + "test/images/agnhost"},
+		{name: "csi-sanity", pkg: csiOrg + "csi-test/v5/cmd/csi-sanity"},
 	}}
 )
 

@@ -4,6 +4,7 @@ package kube
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 )
 
@@ -18,6 +19,18 @@ func (c *Cluster) Upgrade(ctx context.Context, set ...string) error {
 		args = append(args, "--set", s)
 	}
 	if _, err := c.Helm(ctx, args...); err != nil {
+		return err
+	}
+	return c.Ready(ctx)
+}
+
+// UpgradeValues is Upgrade with a file of values.
+func (c *Cluster) UpgradeValues(ctx context.Context, values string) error {
+	path := filepath.Join(c.dir, "values.yaml")
+	if err := os.WriteFile(path, []byte(values), 0o600); err != nil {
+		return err
+	}
+	if _, err := c.Helm(ctx, "upgrade", "holdfast", filepath.Join(root(), "deploy", "chart", "holdfast"), "-n", Namespace, "--reuse-values", "-f", path); err != nil {
 		return err
 	}
 	return c.Ready(ctx)

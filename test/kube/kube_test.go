@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { os.Exit(withCluster(m)) }
 
 func withCluster(m *testing.M) int {
 	ctx := context.Background()
-	c, err := kube.Start(ctx, kube.Config{Log: func(format string, args ...any) { fmt.Printf(format+"\n", args...) }})
+	c, err := kube.Start(ctx, kube.Config{Storages: 2, Log: func(format string, args ...any) { fmt.Printf(format+"\n", args...) }})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -41,8 +41,8 @@ func TestCluster(t *testing.T) {
 		name string
 		test func(*testing.T)
 	}{
-		{"install", install}, {"volumes", volumes}, {"outages", outages}, {"node-death", nodeDeath},
-		{"external-storage", externalStorage}, {"uninstall", uninstall},
+		{"install", install}, {"volumes", volumes}, {"several-hosts", severalHosts}, {"by-hand", byHand}, {"outages", outages}, {"node-death", nodeDeath},
+		{"csi-sanity", sanity}, {"external-storage", externalStorage}, {"uninstall", uninstall},
 	} {
 		t.Run(part.name, part.test)
 	}

@@ -66,7 +66,7 @@ func WaitFor(ctx context.Context, limit time.Duration, what string, is func(cont
 	var last error
 	for {
 		yes, err := is(ctx)
-		if yes && err == nil {
+		if yes {
 			return nil
 		}
 		if err != nil && ctx.Err() == nil {

@@ -55,13 +55,6 @@ func TestStorm(t *testing.T) {
 	}
 }
 
-func errOr(err error, format string, args ...any) error {
-	if err != nil {
-		return err
-	}
-	return fmt.Errorf(format, args...)
-}
-
 func (b *bench) running(ctx context.Context) (n int, err error) {
 	out, err := cluster.Kubectl(ctx, "-n", b.ns, "get", "pods", "-o", "json")
 	if err != nil {

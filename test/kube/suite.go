@@ -95,3 +95,15 @@ func (c *Cluster) RunSuite(ctx context.Context, s Suite) error {
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.dir, s.Output, s.Output
 	return cmd.Run()
 }
+
+// Program is a program of the suites, built.
+func (c *Cluster) Program(ctx context.Context, name string) (string, error) {
+	built, err := build(ctx, suiteParts, c.log)
+	if err != nil {
+		return "", err
+	}
+	if built[name] == "" {
+		return "", fmt.Errorf("no such program: %s", name)
+	}
+	return built[name], nil
+}

@@ -35,17 +35,9 @@ func build(ctx context.Context, o *options, log io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	contents, err := debian.Pick(ctx, store, runtime.GOARCH, o.request)
+	contents, err := fill(ctx, store, command.Run, runtime.GOARCH, o)
 	if err != nil {
 		return err
-	}
-	if err := addDirs(contents.Tree, o); err != nil {
-		return err
-	}
-	if o.busybox {
-		if err := addApplets(ctx, command.Run, filepath.Join(o.cache, "bin"), contents.Tree); err != nil {
-			return err
-		}
 	}
 	image, err := assemble(o, runtime.GOARCH, contents.Tree)
 	if err != nil {
@@ -55,6 +47,21 @@ func build(ctx context.Context, o *options, log io.Writer) (err error) {
 		return err
 	}
 	return describe(log, o, image, len(contents.Packages))
+}
+
+// fill returns all files of the image.
+func fill(ctx context.Context, source debian.Source, run command.Runner, arch string, o *options) (*debian.Contents, error) {
+	contents, err := debian.Pick(ctx, source, arch, o.request)
+	if err != nil {
+		return nil, err
+	}
+	if err := addDirs(contents.Tree, o); err != nil {
+		return nil, err
+	}
+	if !o.busybox {
+		return contents, nil
+	}
+	return contents, addApplets(ctx, run, filepath.Join(o.cache, "bin"), contents.Tree)
 }
 
 // addDirs makes the directories of everybody, of which /var/run is /run as in Debian, and those of users.

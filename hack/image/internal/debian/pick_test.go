@@ -111,6 +111,32 @@ func TestPickPinnedFails(t *testing.T) {
 	}
 }
 
+// TestCompare: what is looked into first for a library of a package that depends on all of these.
+func TestCompare(t *testing.T) {
+	own := []deb.Package{
+		{Name: "libicu72", Size: 9 << 20}, {Name: "libllvm14", Size: 24 << 20}, {Name: "libpam0g", Size: 90 << 10},
+		{Name: "libzstd1", Size: 300 << 10}, {Name: "locales", Size: 4 << 20}, {Name: "zlib1g", Size: 80 << 10},
+	}
+	var depends []string
+	for _, p := range own {
+		depends = append(depends, p.Name)
+	}
+	for library, want := range map[string]string{
+		"libzstd.so.1":     "libzstd1",  // called like it
+		"libicui18n.so.72": "libicu72",  // almost called like it
+		"libpam.so.0":      "libpam0g",  // almost called like it
+		"libcrypto.so.3":   "zlib1g",    // called like none: the smallest
+		"libgnu.so.1":      "libgnu1",   // called like it, and no dependency
+		"libLLVM-14.so.1":  "libllvm14", // almost called like it
+	} {
+		all := append([]deb.Package{{Name: "libgnu1", Size: 1}, {Name: "libx11-6", Size: 1}}, own...)
+		got := slices.MinFunc(all, func(a, b deb.Package) int { return compare(a, b, library, depends) })
+		if got.Name != want {
+			t.Errorf("%s: %s, want %s", library, got.Name, want)
+		}
+	}
+}
+
 func TestIsOf(t *testing.T) {
 	for library, pkg := range map[string]string{
 		"libnvme.so.1": "libnvme1", "libpcre2-8.so.0": "libpcre2-8-0", "libcom_err.so.2": "libcom-err2", "libgcc_s.so.1": "libgcc-s1",

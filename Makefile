@@ -20,7 +20,7 @@ PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build image packages e2e-k8s e2e-storage k8s-long k8s-bin demo test rest unit chart kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
+.PHONY: help build image packages e2e-k8s e2e-storage k8s-long k8s-bin demo test rest unit modules kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
 
@@ -40,7 +40,7 @@ demo: deps ## boot two machines and see volumes survive outages
 	$(GO) run ./test/cmd/demo
 
 test: deps ## everything that proves the code: unit, csi-sanity, fuzz seeds, real kernels
-	$(MAKE) --no-print-directory unit chart kernel
+	$(MAKE) --no-print-directory unit modules kernel
 	$(MAKE) --no-print-directory -j2 e2e-first rest
 
 # The second lane of test: machines wait more than they compute.
@@ -48,11 +48,12 @@ rest: e2e-others
 	$(MAKE) --no-print-directory torture FAULTS=25 SEED=2
 
 unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the race detector
-	$(GO) vet ./... && $(GO) vet -tags 'vm long' ./test/... && $(GO) vet -tags kernel ./internal/...
+	$(GO) vet ./... && $(GO) vet -tags 'vm long' ./test/... && $(GO) vet -tags 'k8s long' ./test/kube && $(GO) vet -tags kernel ./internal/...
 	$(GO) test -race ./...
 
-chart: ## tests of the Helm chart that need no cluster; what they depend on is a module of its own
+modules: ## tests of the modules beside the product's: the Helm chart, the builder of the image
 	cd test/k8s && $(GO) vet ./... && $(GO) test -count=1 ./...
+	cd hack/image && $(GO) vet ./... && $(GO) test ./...
 
 kernel: deps ## tests of single packages inside a machine, on every kernel of KERNELS
 	$(GO) run ./test/vm/cmd/vmrun -kernel $(shell echo $(KERNELS) | tr ' ' ,) -packages "$(KERNEL_PACKAGES)"

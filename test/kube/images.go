@@ -87,9 +87,11 @@ func makeHoldfastImage(ctx context.Context, dir string) (string, error) {
 func (c *Cluster) PostgresImage(ctx context.Context) (name string, err error) {
 	const image = "localhost/postgres:1"
 	to := filepath.Join(c.dir, "postgres.tar")
-	args := []string{"run", "./cmd/debimage", "--tag", image, "--out", to, "--user", "999:postgres", "--busybox", "--without", "llvmjit.so",
-		"--package", "postgresql-" + postgresVersion, "--package", "postgresql-client-" + postgresVersion,
-		"--tree", postgresLib + "/lib", "--tree", "/usr/share/postgresql/" + postgresVersion}
+	args := []string{"run", "./cmd/debimage", "--tag", image, "--out", to, "--user", "999:postgres", "--busybox",
+		"--package", "postgresql-" + postgresVersion, "--package", "postgresql-client-" + postgresVersion, "--package", "tzdata", "--package", "libc-bin",
+		"--tree", postgresLib + "/lib", "--without", "llvmjit.so", "--without", "bitcode", "--without", "pgxs",
+		"--tree", "/usr/share/postgresql/" + postgresVersion, "--without", "man",
+		"--tree", "/usr/share/zoneinfo", "--without", "localtime", "--without", "posix", "--without", "right"}
 	for _, program := range []string{"postgres", "initdb", "psql", "pgbench", "pg_isready"} {
 		args = append(args, "--program", postgresLib+"/bin/"+program)
 	}

@@ -41,7 +41,7 @@ func TestCluster(t *testing.T) {
 		name string
 		test func(*testing.T)
 	}{
-		{"install", install}, {"volumes", volumes}, {"several-hosts", severalHosts}, {"by-hand", byHand}, {"outages", outages}, {"node-death", nodeDeath},
+		{"install", install}, {"volumes", volumes}, {"several-hosts", severalHosts}, {"by-hand", byHand}, {"outages", outages}, {"give-up", giveUp}, {"node-death", nodeDeath},
 		{"csi-sanity", sanity}, {"external-storage", externalStorage}, {"uninstall", uninstall},
 	} {
 		t.Run(part.name, part.test)

@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 
@@ -31,15 +30,15 @@ func build(ctx context.Context, o *options, log io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, held.Close()) }()
-	store, err := deb.Open(deb.Config{Cache: o.cache, Arch: runtime.GOARCH, Sources: o.sources, Refresh: o.refresh})
+	store, err := deb.Open(deb.Config{Cache: o.cache, Arch: o.arch, Sources: o.sources, Refresh: o.refresh})
 	if err != nil {
 		return err
 	}
-	contents, err := fill(ctx, store, command.Run, runtime.GOARCH, o)
+	contents, err := fill(ctx, store, command.Run, o)
 	if err != nil {
 		return err
 	}
-	image, err := assemble(o, runtime.GOARCH, contents.Tree)
+	image, err := assemble(o, contents.Tree)
 	if err != nil {
 		return err
 	}
@@ -50,8 +49,8 @@ func build(ctx context.Context, o *options, log io.Writer) (err error) {
 }
 
 // fill returns all files of the image.
-func fill(ctx context.Context, source debian.Source, run command.Runner, arch string, o *options) (*debian.Contents, error) {
-	contents, err := debian.Pick(ctx, source, arch, o.request)
+func fill(ctx context.Context, source debian.Source, run command.Runner, o *options) (*debian.Contents, error) {
+	contents, err := debian.Pick(ctx, source, o.arch, o.request)
 	if err != nil {
 		return nil, err
 	}
@@ -82,9 +81,9 @@ func addDirs(tree *rootfs.Tree, o *options) error {
 	return nil
 }
 
-func assemble(o *options, arch string, tree *rootfs.Tree) (v1.Image, error) {
+func assemble(o *options, tree *rootfs.Tree) (v1.Image, error) {
 	return oci.Image(oci.Spec{
-		Arch: arch, When: o.when,
+		Arch: o.arch, When: o.when,
 		Config: v1.Config{Env: []string{"PATH=" + search(o.request.Programs), "LANG=C"}, WorkingDir: "/"},
 		Layers: []oci.Layer{{Tree: tree, Comment: "programs and libraries of Debian"}},
 	})

@@ -47,12 +47,13 @@ func testOptions(t *testing.T, more string) *options {
 	if err != nil {
 		t.Fatal(err)
 	}
+	o.arch = "amd64" // of the archive
 	return o
 }
 
 func TestFill(t *testing.T) {
 	o := testOptions(t, "--program /sbin/mkfs.ext4 --package e2fsprogs")
-	c, err := fill(t.Context(), archive(), runner(t, "[\nbusybox\nmkfs.ext4\nsh\n"), "amd64", o)
+	c, err := fill(t.Context(), archive(), runner(t, "[\nbusybox\nmkfs.ext4\nsh\n"), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func TestFill(t *testing.T) {
 func TestFillTaken(t *testing.T) {
 	a := archive()
 	a.Packages["db-15"].Files["/bin/ls"] = debiantest.Program()
-	c, err := fill(t.Context(), a, runner(t, "ls\n"), "amd64", testOptions(t, "--program /bin/ls"))
+	c, err := fill(t.Context(), a, runner(t, "ls\n"), testOptions(t, "--program /bin/ls"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +104,7 @@ func TestFillFails(t *testing.T) {
 		"directory taken": {"--dir /usr/share/db/15/system.sql", "", "/usr/share/db/15/system.sql"},
 		"not a program":   {"--program /usr/share/db/15/system.sql", "", "not an ELF file"},
 	} {
-		if _, err := fill(t.Context(), archive(), runner(t, c.says), "amd64", testOptions(t, c.flags)); err == nil ||
+		if _, err := fill(t.Context(), archive(), runner(t, c.says), testOptions(t, c.flags)); err == nil ||
 			!strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
@@ -124,11 +125,11 @@ func TestSearch(t *testing.T) {
 // image builds one of the archive.
 func image(t *testing.T, o *options) v1.Image {
 	t.Helper()
-	c, err := fill(t.Context(), archive(), runner(t, "sh\n"), "amd64", o)
+	c, err := fill(t.Context(), archive(), runner(t, "sh\n"), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	image, err := assemble(o, "amd64", c.Tree)
+	image, err := assemble(o, c.Tree)
 	if err != nil {
 		t.Fatal(err)
 	}

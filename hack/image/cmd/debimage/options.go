@@ -7,6 +7,7 @@ import (
 	"io"
 	"path"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -18,7 +19,7 @@ import (
 	"github.com/holdfast-csi/holdfast/hack/image/internal/debian"
 )
 
-const help = `Makes a container image of Debian's programs for tests, for this machine's architecture: no daemon, no root.
+const help = `Makes a container image of Debian's programs for tests, for this architecture: no daemon, no root.
 
 It needs apt and dpkg-deb, which Debian and Ubuntu have, and writes an archive for docker load and ctr images import.
 With the same flags, versions of packages, Go and SOURCE_DATE_EPOCH (seconds since 1970; default 0) it is the same byte
@@ -26,8 +27,17 @@ for byte. What is to be in the image is given by paths that the packages named h
 that these depend on. Relative paths of --out and the like start at the directory that this runs in: with go -C that is
 hack/image.
 
-Example, at the root of the repository:
+Examples, at the root of the repository:
   go -C hack/image run ./cmd/debimage --tag localhost/busybox:test --out /path/of/busybox.tar --busybox
+
+  pg=/usr/lib/postgresql/15 share=/usr/share/postgresql/15   # the version that Debian 12 has
+  go -C hack/image run ./cmd/debimage --tag localhost/postgres:test --out /path/of/postgres.tar \
+    --package postgresql-15 --package postgresql-client-15 --package tzdata --package libc-bin \
+    --program $pg/bin/postgres --program $pg/bin/initdb --program $pg/bin/pg_ctl --program $pg/bin/pg_isready \
+    --program $pg/bin/psql --program $pg/bin/pgbench --program /usr/bin/locale --busybox \
+    --tree $pg/lib --without llvmjit.so --without bitcode --without pgxs --tree $share --without man \
+    --tree /usr/share/zoneinfo --without localtime --without posix --without right --tree /usr/lib/locale/C.utf8 \
+    --user 999:postgres --dir /run/postgresql
 
 Flags; those with (...) can be given several times:
   --tag REF        name in the archive
@@ -49,6 +59,7 @@ The image has no entry point, and root is its user: who runs it says what is run
 // options are the flags, checked. Paths are absolute.
 type options struct {
 	tag     name.Tag
+	arch    string // this machine's
 	out     string
 	cache   string
 	sources string // "" for the machine's
@@ -109,7 +120,7 @@ func parseFlags(args []string) (raw, error) {
 
 // options checks; it reads nothing and makes nothing.
 func (r raw) options(root string, env func(string) (string, bool)) (*options, error) {
-	o := &options{refresh: r.refresh, busybox: r.busybox, dirs: r.dirs}
+	o := &options{arch: runtime.GOARCH, refresh: r.refresh, busybox: r.busybox, dirs: r.dirs}
 	var err error
 	if o.tag, err = cli.Tag("--tag", r.tag); err != nil {
 		return nil, err

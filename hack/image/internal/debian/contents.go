@@ -20,7 +20,7 @@ type Request struct {
 	Packages []string // beside those of Programs
 	Programs []Program
 	Trees    []string // directories and files, as they are, with the libraries that ELF files among them need
-	Without  []string // names that files and directories below Trees are left out by, each with all that is below it
+	Without  []string // names of files and directories below Trees that are left out, these with all that is in them
 	Users    []User   // beside root
 
 	// Pinned, if there are any, are the only packages that anything may come from, and each of them must be needed: a
@@ -89,9 +89,9 @@ func (r Request) packages() []string {
 	return names
 }
 
-// anyOf says which package had to have a path: this one, or any if it is "".
+// anyOf says which package had to have a path: this one, or any that is looked into if it is "".
 func (r Request) anyOf(pkg string) string {
-	return cmp.Or(pkg, strings.Join(r.packages(), " or "))
+	return cmp.Or(pkg, strings.Join(append(r.packages(), basePackage), " or "))
 }
 
 // mergedUsr are the links that Debian has at the root.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"debug/elf"
 	"fmt"
-	"io/fs"
 	"slices"
 	"strings"
 )
@@ -55,7 +54,10 @@ func (p *picker) takeMember(name string) (string, error) {
 		return "", err
 	}
 	end, links, err := p.stage.Resolve(name)
-	if f, ok := p.stage.Get(end); err != nil || !ok || f.Mode.Type() != fs.FileMode(0) {
+	if err != nil {
+		return name, nil
+	}
+	if f, _ := p.stage.Get(end); !f.Mode.IsRegular() {
 		return name, nil
 	}
 	return end, p.take(append(links, end)...)

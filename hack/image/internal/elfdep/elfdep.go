@@ -2,7 +2,7 @@
 //
 // It knows what the linker wrote into the files, what they say themselves that they open at run time, and the one library
 // that glibc opens. What a program opens and does not say it does not find out; nor does it look where a file's own
-// RUNPATH says, which no program of ours has.
+// RUNPATH says, which no program that we take has.
 package elfdep
 
 import (
@@ -126,7 +126,7 @@ type needs struct {
 	libraries []string // names, and the path of the interpreter
 }
 
-var errNotELF = errors.New("not an ELF file, and the image has nothing that could interpret it")
+var errNotELF = errors.New("not an ELF file, and what interprets a script is not looked for")
 
 func read(data []byte) (needs, error) {
 	f, err := elf.NewFile(bytes.NewReader(data))

@@ -58,7 +58,7 @@ func (c *Cluster) suiteImages(ctx context.Context) ([]string, error) {
 	for name := range strings.FieldsSeq(string(out)) {
 		i := image{name: name, entry: "/bin/sh", files: map[string]string{"/bin/busybox": shell}, links: links}
 		switch {
-		case strings.Contains(name, "/busybox:"):
+		case strings.Contains(name, "/busybox:"), strings.Contains(name, "/nginx:"): // of which specs of storage use the shell
 		case strings.Contains(name, "/agnhost:"):
 			i.entry, i.files["/agnhost"] = "/agnhost", c.bin["agnhost"]
 		default:

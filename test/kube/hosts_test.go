@@ -122,7 +122,7 @@ func byHand(t *testing.T) {
 	b.drop("writer")
 	b.must(cluster.Apply(b.ctx, fmt.Sprintf(readOnlyPod, b.ns, kube.TestImage)))
 	b.ready("reader")
-	if out := b.kubectl("exec", "reader", "--", "sh", "-c", "cat /data/file; echo x >/data/other 2>&1; true"); !strings.Contains(out, "precious") || !strings.Contains(out, "Read-only") {
+	if out := b.kubectl("exec", "reader", "--", "sh", "-c", "cat /data/file; (echo x >/data/other) 2>&1; true"); !strings.Contains(out, "precious") || !strings.Contains(out, "Read-only") {
 		t.Errorf("the reader sees %q", out)
 	}
 	b.drop("reader")

@@ -53,7 +53,7 @@ func runController(ctx context.Context, o controllerOptions) error {
 		return err
 	}
 	s := newCSIServer(log, calls)
-	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true, Topology: len(topologyOf(cluster).Keys()) > 0})
+	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Topology: len(topologyOf(cluster).Keys()) > 0})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: cluster.ClusterID, Topology: topologyOf(cluster)})
 	log.Info("serving", "endpoint", o.endpoint, "hosts", len(clients), "version", Version)
 	return serve(ctx, s, l)

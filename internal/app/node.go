@@ -146,7 +146,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 		return err
 	}
 	s := newCSIServer(log, calls)
-	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
+	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Topology: len(topologyOf(cluster).Keys()) > 0})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}, MaxVolumes: o.maxVolumes, Segments: o.segments(topologyOf(cluster).Keys())})
 	settle(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)

@@ -101,7 +101,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	}
 	calls, _ := metrics.NewCalls() // nobody scrapes it
 	s := newCSIServer(log, calls)
-	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Controller: true})
+	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: standaloneCluster})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}})
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "pool", o.pool, "version", Version)

@@ -13,9 +13,8 @@ import (
 type Identity struct {
 	csi.UnimplementedIdentityServer
 	Version string
-	// Controller says whether the Controller service is served too, Topology whether
-	// some storage host is reached from some nodes only.
-	Controller, Topology bool
+	// Topology says whether some storage host is reached from some nodes only.
+	Topology bool
 }
 
 // GetPluginInfo names the driver.
@@ -23,18 +22,16 @@ func (i *Identity) GetPluginInfo(context.Context, *csi.GetPluginInfoRequest) (*c
 	return &csi.GetPluginInfoResponse{Name: volume.DriverName, VendorVersion: i.Version}, nil
 }
 
-// GetPluginCapabilities says what the plugin consists of.
+// GetPluginCapabilities says what the plugin consists of as a whole: every instance
+// answers the same, whichever services it serves itself (CSI 1.13, GetPluginCapabilities).
 func (i *Identity) GetPluginCapabilities(context.Context, *csi.GetPluginCapabilitiesRequest) (*csi.GetPluginCapabilitiesResponse, error) {
-	resp := &csi.GetPluginCapabilitiesResponse{}
-	if i.Controller {
-		resp.Capabilities = append(resp.Capabilities, &csi.PluginCapability{Type: &csi.PluginCapability_Service_{
-			Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_CONTROLLER_SERVICE},
-		}})
-	}
+	services := []csi.PluginCapability_Service_Type{csi.PluginCapability_Service_CONTROLLER_SERVICE}
 	if i.Topology {
-		resp.Capabilities = append(resp.Capabilities, &csi.PluginCapability{Type: &csi.PluginCapability_Service_{
-			Service: &csi.PluginCapability_Service{Type: csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS},
-		}})
+		services = append(services, csi.PluginCapability_Service_VOLUME_ACCESSIBILITY_CONSTRAINTS)
+	}
+	resp := &csi.GetPluginCapabilitiesResponse{}
+	for _, s := range services {
+		resp.Capabilities = append(resp.Capabilities, &csi.PluginCapability{Type: &csi.PluginCapability_Service_{Service: &csi.PluginCapability_Service{Type: s}}})
 	}
 	return resp, nil
 }

@@ -83,7 +83,7 @@ func newRig(t *testing.T) *rig {
 		resp, err := next(ctx, req)
 		return resp, rpcerr.ToStatus(err)
 	}))
-	csi.RegisterIdentityServer(s, &driver.Identity{Version: "test", Controller: true})
+	csi.RegisterIdentityServer(s, &driver.Identity{Version: "test"})
 	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backend.New(map[string]volume.Backend{agenttest.HostName: r.agent}), ClusterID: clusterID})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: driver.NodeIdentity{NodeID: nodeID, HostNQN: nqn, HostID: hostID}, Flow: flow})
 	r.serve(s)

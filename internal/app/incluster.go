@@ -55,10 +55,10 @@ func (o operator) subjects() []events.Subject {
 	for _, r := range o.flow.Records() {
 		w, known := o.watch.Report(r.Stage.VolumeID)
 		pv := persistentVolume(r)
-		if !known || pv == "" || r.Phase != node.Staged {
+		if !known || pv == "" || r.Phase != node.Staged || r.Ended == node.Shutdown {
 			continue
 		}
-		s := subject(r.Stage.VolumeID, w)
+		s := subject(r.Stage.VolumeID, w, r.Ended)
 		s.PersistentVolume = pv
 		out = append(out, s)
 	}
@@ -72,10 +72,15 @@ func (o operator) subjects() []events.Subject {
 }
 
 // subject is a pure function.
-func subject(id string, w watch.Report) events.Subject {
+func subject(id string, w watch.Report, ended node.Ending) events.Subject {
 	s := events.Subject{ID: id, Why: w.Why, State: events.Fine}
+	if ended == node.Withdrawn {
+		s.State = events.Withdrawn
+		return s
+	}
 	switch w.State {
 	case watch.Serving:
+		s.Since = w.Since
 	case watch.Waiting:
 		if !w.WaitSince.IsZero() {
 			s.State, s.Since = events.Waits, w.WaitSince

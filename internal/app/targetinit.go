@@ -119,22 +119,42 @@ func (o initOptions) installation(cfg config.Target) (installed, *invitation, er
 		return installed{}, nil, err
 	}
 	own := listedHost{Name: cfg.Host, Address: net.JoinHostPort(netip.MustParseAddr(o.address).String(), port)}
-	if o.join == "" {
-		id := o.cluster
-		if id == "" {
-			id = randomClusterID()
-		}
-		return installed{ClusterID: id, Hosts: []listedHost{own}}, nil, nil
-	}
-	if o.cluster != "" {
+	i := &invitation{}
+	switch {
+	case o.join != "" && o.cluster != "":
 		return installed{}, nil, fmt.Errorf("cluster-id: value %q: it comes with --join: %w", o.cluster, volume.ErrInvalid)
+	case o.join != "":
+		if *i, err = readInvitation(o.join); err != nil {
+			return installed{}, nil, err
+		}
+	default:
+		i.ClusterID = o.cluster
 	}
-	i, err := readInvitation(o.join)
-	if err != nil {
+	if i.ClusterID, err = o.keptID(i.ClusterID); err != nil {
 		return installed{}, nil, err
 	}
 	to, err := i.with(own)
-	return to, &i, err
+	if o.join == "" {
+		i = nil
+	}
+	return to, i, err
+}
+
+// keptID is the cluster's ID, which never changes: that of an init that was not
+// finished, the one that is wanted, or a new one.
+func (o initOptions) keptID(wanted string) (string, error) {
+	before, err := readInstalled(valuesFile(o.dir))
+	switch {
+	case errors.Is(err, os.ErrNotExist) && wanted == "":
+		return randomClusterID(), nil
+	case errors.Is(err, os.ErrNotExist):
+		return wanted, nil
+	case err != nil:
+		return "", err
+	case wanted != "" && wanted != before.ClusterID:
+		return "", fmt.Errorf("%s has the cluster ID %q from an earlier init, not %q; it never changes (remove the file if no volume was ever used): %w", valuesFile(o.dir), before.ClusterID, wanted, volume.ErrPrecondition)
+	}
+	return before.ClusterID, nil
 }
 
 func (o initOptions) target() (config.Target, error) {
@@ -230,11 +250,12 @@ Start the agent here:
 
 `, kubernetesDir(o.dir), kubernetesNamespace)
 	} else {
-		cmd.Printf(`Tell Kubernetes of this host, with %[1]s:
+		cmd.Printf(`Tell Kubernetes of this host, with %[1]s, which has to name all storage hosts
+(it names %[3]d):
 
-    helm upgrade holdfast CHART -n %[2]s --reuse-values -f values.yaml
+    helm upgrade holdfast CHART -n %[2]s --reset-then-reuse-values -f values.yaml
 
-`, valuesFile(o.dir), kubernetesNamespace)
+`, valuesFile(o.dir), kubernetesNamespace, len(to.Hosts))
 	}
 	cmd.Printf(`Keep here, secret: %[1]s/ca.key
 

@@ -31,52 +31,92 @@ type installed struct {
 }
 
 type listedHost struct {
-	Name    string `json:"name"`
-	Address string `json:"address"`
+	Name     string            `json:"name"`
+	Address  string            `json:"address"`
+	Topology map[string]string `json:"topology,omitempty"`
 }
 
 func newTargetInviteCommand() *cobra.Command {
-	dir := filepath.Dir(defaultTargetConfig)
+	dir, values := filepath.Dir(defaultTargetConfig), ""
 	cmd := &cobra.Command{
-		Use:   "invite",
-		Short: "Print what another storage host needs to belong to the same cluster",
-		Long: "Print what another storage host needs to belong to the same cluster, for\n" +
+		Use:   "invite FILE",
+		Short: "Write what another storage host needs to belong to the same cluster",
+		Long: "Write FILE, which another storage host needs to belong to the same cluster, for\n" +
 			"`holdfast target init --join`. It has the key of the certificate authority in it:\n" +
-			"keep it secret, and delete it when the other host is set up.",
-		Example: "  holdfast target invite > join.yaml     # and on the other host:\n" +
-			"  holdfast target init --join join.yaml --host box2 --address 10.0.0.3 --pool fast=/srv/fast",
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			text, err := invite(dir)
-			if err == nil {
-				cmd.Print(text)
+			"keep it secret, and delete it when the other host is set up.\n\n" +
+			"This host knows of no storage host that joined later: with --values it names all\n" +
+			"that the installation has.",
+		Example: "  helm get values holdfast -n holdfast > values.yaml     # where you run helm; copy it here\n" +
+			"  holdfast target invite join.yaml --values values.yaml\n" +
+			"  holdfast target init --join join.yaml --host box2 --address 10.0.0.3 --pool fast=/srv/fast     # on the other host",
+		Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			text, err := invite(dir, values)
+			if err != nil {
+				return err
 			}
-			return err
+			return writeSecret(args[0], text)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", dir, "directory that `holdfast target init` wrote to")
+	cmd.Flags().StringVar(&values, "values", "", "file with the values of the installed chart; by default those that this host was set up with")
 	return cmd
 }
 
-func invite(dir string) (string, error) {
+// writeSecret makes a new file that its owner alone can read.
+func writeSecret(path string, text []byte) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
+}
+
+func invite(dir, values string) ([]byte, error) {
+	if values == "" {
+		values = valuesFile(dir)
+	}
 	tls := filepath.Join(dir, "tls")
 	cert, err1 := os.ReadFile(filepath.Join(tls, "ca.crt"))
 	key, err2 := os.ReadFile(filepath.Join(tls, "ca.key"))
-	values, err3 := os.ReadFile(valuesFile(dir))
-	if err := errors.Join(err1, err2, err3); err != nil {
-		return "", fmt.Errorf("dir: value %q: this host was not set up by `holdfast target init`, or its authority's key was taken away: %w: %w", dir, volume.ErrPrecondition, err)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("dir: value %q: this host was not set up by `holdfast target init`, or its authority's key was taken away: %w: %w", dir, volume.ErrPrecondition, err)
 	}
 	i := invitation{CA: string(cert), CAKey: string(key)}
-	if err := yaml.UnmarshalStrict(values, &i.installed); err != nil {
-		return "", fmt.Errorf("%s: %w: %w", valuesFile(dir), volume.ErrInvalid, err)
+	var err error
+	if i.installed, err = readInstalled(values); err != nil {
+		return nil, fmt.Errorf("which storage hosts there are: give --values with what `helm get values` prints: %w", err)
 	}
-	text, err := yaml.Marshal(i)
-	return string(text), err
+	return yaml.Marshal(i)
+}
+
+// readInstalled reads what matters here of values of the chart.
+func readInstalled(path string) (installed, error) {
+	var of installed
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return of, err
+	}
+	if err := yaml.Unmarshal(b, &of); err != nil {
+		return of, fmt.Errorf("%s: %w: %w", path, volume.ErrInvalid, err)
+	}
+	if err := of.check(); err != nil {
+		return of, fmt.Errorf("%s: %w", path, err)
+	}
+	return of, nil
 }
 
 // readInvitation reads and checks one.
 func readInvitation(path string) (invitation, error) {
 	var i invitation
+	info, err := os.Stat(path)
+	if err != nil {
+		return i, fmt.Errorf("join: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return i, fmt.Errorf("join: %s: others than its owner can read it (%s), and it has the authority's key in it: chmod 600: %w", path, info.Mode().Perm(), volume.ErrPrecondition)
+	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return i, fmt.Errorf("join: %w", err)
@@ -137,7 +177,7 @@ func writeKubernetes(dir string, of installed) error {
 func (i installed) check() error {
 	c := config.Cluster{ClusterID: i.ClusterID, TLS: config.TLS{CA: "-", Cert: "-", Key: "-"}}
 	for _, h := range i.Hosts {
-		c.Hosts = append(c.Hosts, config.Host{Name: h.Name, Address: h.Address})
+		c.Hosts = append(c.Hosts, config.Host{Name: h.Name, Address: h.Address, Topology: h.Topology})
 	}
 	text, err := yaml.Marshal(c)
 	if err != nil {

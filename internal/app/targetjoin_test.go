@@ -32,13 +32,12 @@ func TestTargetJoin(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := filepath.Join(dir, "etc")
-	text, err := run(t, "target", "invite", "--dir", first)
-	if err != nil {
-		t.Fatal(err)
-	}
 	join := filepath.Join(dir, "join.yaml")
-	if err := os.WriteFile(join, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
+	if out, err := run(t, "target", "invite", join, "--dir", first); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if _, err := run(t, "target", "invite", join, "--dir", first); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a file that is there: %v", err)
 	}
 	dir2, args := initArgs(t)
 	if _, err := run(t, append(args, "--join", join)...); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "box1") {
@@ -60,9 +59,64 @@ func TestTargetJoin(t *testing.T) {
 	if err := errors.Join(yaml.UnmarshalStrict(read(t, valuesFile(first)), &one), yaml.UnmarshalStrict(read(t, valuesFile(second)), &both)); err != nil {
 		t.Fatal(err)
 	}
-	want := installed{ClusterID: one.ClusterID, Hosts: []listedHost{{"box1", "10.0.0.2:9700"}, {"box2", "10.0.0.3:9700"}}}
+	want := installed{ClusterID: one.ClusterID, Hosts: []listedHost{{Name: "box1", Address: "10.0.0.2:9700"}, {Name: "box2", Address: "10.0.0.3:9700"}}}
 	if diff := cmp.Diff(want, both); diff != "" || one.ClusterID == "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+	testThird(t, first, both)
+}
+
+// testThird: the first host knows nothing of the second, the chart's values do, with
+// whatever else is in them.
+func testThird(t *testing.T, first string, both installed) {
+	t.Helper()
+	dir := t.TempDir()
+	values, join := filepath.Join(dir, "values.yaml"), filepath.Join(dir, "join.yaml")
+	both.Hosts[0].Topology = map[string]string{"zone": "a"}
+	text, err := yaml.Marshal(both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(values, append(text, "image: {tag: v1}\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := run(t, "target", "invite", join, "--dir", first, "--values", values); err != nil {
+		t.Fatal(err)
+	}
+	i, err := readInvitation(join)
+	if diff := cmp.Diff(both, i.installed); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+	if err := os.Chmod(join, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readInvitation(join); !errors.Is(err, volume.ErrPrecondition) || !strings.Contains(err.Error(), "chmod 600") {
+		t.Errorf("everybody can read it: %v", err)
+	}
+}
+
+// The cluster's ID is that of the init before, which was not finished.
+func TestClusterIDStays(t *testing.T) {
+	dir, args := initArgs(t)
+	var ids []string
+	for range 2 {
+		if _, err := run(t, args...); err != nil {
+			t.Fatal(err)
+		}
+		of, err := readInstalled(valuesFile(filepath.Join(dir, "etc")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, of.ClusterID)
+		if err := os.Remove(filepath.Join(dir, "etc", "target.yaml")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if ids[0] != ids[1] {
+		t.Errorf("%v", ids)
+	}
+	if _, err := run(t, append(args, "--cluster-id", "another")...); !errors.Is(err, volume.ErrPrecondition) {
+		t.Errorf("another ID: %v", err)
 	}
 }
 
@@ -130,7 +184,7 @@ func TestBadInvitation(t *testing.T) {
 	if _, err := readInvitation(filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no file: %v", err)
 	}
-	if _, err := run(t, "target", "invite", "--dir", dir); !errors.Is(err, volume.ErrPrecondition) {
+	if _, err := run(t, "target", "invite", filepath.Join(dir, "x"), "--dir", dir); !errors.Is(err, volume.ErrPrecondition) {
 		t.Errorf("not set up: %v", err)
 	}
 }

@@ -118,17 +118,28 @@ func (h *Hosts) choose(ctx context.Context, req volume.CreateRequest, where Plac
 	return firstWithRoom(h.names, infos, req, where.Tiers)
 }
 
-// firstWithRoom picks the roomiest host of the first tier that has one.
-func firstWithRoom(names []string, infos map[string]volume.HostInfo, req volume.CreateRequest, tiers [][]string) (host string, err error) {
+// firstWithRoom picks the roomiest host of the first tier that has one. That there is
+// none is no room, so that the volume may be wanted elsewhere, unless a host that may
+// have room does not answer.
+func firstWithRoom(names []string, infos map[string]volume.HostInfo, req volume.CreateRequest, tiers [][]string) (string, error) {
 	if tiers == nil {
-		tiers = [][]string{names}
+		return roomiest(names, infos, req)
 	}
+	var why []error
 	for _, tier := range tiers {
-		if host, err = roomiest(tier, infos, req); err == nil {
+		host, err := roomiest(tier, infos, req)
+		if err == nil {
 			return host, nil
 		}
+		why = append(why, err)
 	}
-	return "", err
+	cause := volume.ErrNoSpace
+	for _, name := range slices.Concat(tiers...) {
+		if _, answered := infos[name]; !answered {
+			cause = volume.ErrUnavailable
+		}
+	}
+	return "", fmt.Errorf("%w: %v", cause, errors.Join(why...)) //nolint:errorlint // the causes of single tiers are not the answer
 }
 
 // roomiest picks, by name order among equals, the host whose pool has the most

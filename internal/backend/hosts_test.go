@@ -108,6 +108,7 @@ func TestCreatePlaces(t *testing.T) {
 		"the first choice is full":   {hosts: map[string]*fake{"a": roomy(1), "b": roomy(200), "c": roomy(300)}, where: Placement{Tiers: [][]string{{"a"}, {"b"}}}, bytes: 50, want: "b"},
 		"only some may":              {hosts: map[string]*fake{"a": roomy(100), "b": roomy(200)}, where: Placement{Tiers: [][]string{{"a"}}}, want: "a"},
 		"none that may has room":     {hosts: map[string]*fake{"a": roomy(1), "b": roomy(200)}, where: Placement{Tiers: [][]string{{"a"}}}, bytes: 50, err: volume.ErrNoSpace, says: "host a"},
+		"no pool of it in the tiers": {hosts: map[string]*fake{"a": roomy(1), "b": {pools: []volume.Pool{{Name: "slow"}}}}, where: Placement{Pool: "fast", Tiers: [][]string{{"a"}, {"b"}}}, bytes: 50, err: volume.ErrNoSpace, says: "host a"},
 		"the named one may not":      {hosts: map[string]*fake{"a": roomy(100), "b": roomy(200)}, where: Placement{Host: "a", Tiers: [][]string{{"b"}}}, err: volume.ErrNoSpace, says: "cannot be reached"},
 		"named, another hangs":       {hosts: map[string]*fake{"a": roomy(100), "b": {hangs: true}}, where: Placement{Host: "a"}, want: "a"},
 		"the one that has the pool":  {hosts: map[string]*fake{"a": roomy(100), "b": {pools: []volume.Pool{{Name: "slow", AvailableBytes: 1}}}}, where: Placement{Pool: "slow"}, want: "b"},

@@ -19,6 +19,8 @@ type world struct {
 	subjects []Subject
 	told     []string
 	err      error
+	takes    time.Duration // that an event takes
+	tried    int
 }
 
 func inBubble(t *testing.T, body func(w *world, pass func(time.Duration))) {
@@ -30,6 +32,8 @@ func inBubble(t *testing.T, body func(w *world, pass func(time.Duration))) {
 		go New(Options{
 			Subjects: func() []Subject { return w.subjects },
 			Tell: func(_ context.Context, pv string, e Event) error {
+				w.tried++
+				time.Sleep(w.takes)
 				if w.err == nil {
 					w.told = append(w.told, pv+" "+e.Reason)
 				}
@@ -106,16 +110,21 @@ func TestOnAndOff(t *testing.T) {
 	})
 }
 
-// A cluster that does not answer is told what is still so when it does.
+// A cluster that does not answer is told what is still so when it does, and is not
+// asked all the time.
 func TestClusterAway(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(w *world, pass func(time.Duration)) {
 		w.err = errors.New("no route to host")
+		w.takes = 10 * time.Second
 		w.subjects = []Subject{waits("a"), waits("b"), fine("c")}
-		pass(time.Minute)
+		pass(30 * time.Minute)
+		if w.tried < 20 || w.tried > 80 {
+			t.Errorf("%d attempts in half an hour", w.tried)
+		}
 		w.subjects[1] = fine("b")
-		w.err = nil
-		pass(time.Minute)
+		w.err, w.takes = nil, 0
+		pass(2 * time.Minute)
 		w.expect(t, "pv-a VolumeWaiting")
 	})
 }
@@ -160,17 +169,20 @@ func TestWords(t *testing.T) {
 	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	before := told{state: Waits, since: start, at: start}
 	for _, s := range []State{Fine, Waits, Refused, Withdrawn, Failing, Lost} {
-		e := words(before, Subject{ID: "x", State: s, Since: start, Why: "another UUID"}, start.Add(90*time.Second))
+		e := words(before, Subject{ID: "x", State: s, Since: start.Add(90 * time.Second), Why: "another UUID"})
 		if e.Reason == "" || slices.Contains(seen, e.Reason) || e.Message == "" || e.Warning != (s != Fine) {
 			t.Errorf("%s: %+v", s, e)
 		}
 		seen = append(seen, e.Reason)
 	}
-	e := words(before, Subject{State: Fine}, start.Add(90*time.Second))
-	if !strings.Contains(e.Message, "lasted 1m30s") {
+	e := words(before, Subject{State: Fine, Since: start.Add(90 * time.Second)})
+	if !strings.Contains(e.Message, "lasted 1m30s") || !strings.Contains(e.Message, "Nothing was lost") {
 		t.Errorf("%+v", e)
 	}
-	if e := words(told{}, Subject{State: Refused, Why: "another UUID"}, start); !strings.Contains(e.Message, "another UUID") {
+	if e := words(told{state: Failing}, Subject{State: Fine}); strings.Contains(e.Message, "Nothing was lost") {
+		t.Errorf("after an end: %+v", e)
+	}
+	if e := words(told{}, Subject{State: Refused, Why: "another UUID"}); !strings.Contains(e.Message, "another UUID") {
 		t.Errorf("%+v", e)
 	}
 }

@@ -42,17 +42,24 @@ func (l *Loop) Run(ctx context.Context) {
 	}
 }
 
+// round tells what is due, until an event cannot be written: what is known of the
+// subjects is old when that took long.
 func (l *Loop) round(ctx context.Context) {
-	there := map[string]told{}
+	there, ended := map[string]told{}, false
 	for _, s := range l.Subjects() {
-		if before, ok := l.told[s.ID]; ok {
+		before, known := l.told[s.ID]
+		if known {
 			there[s.ID] = before
 		}
-		e, due := next(there[s.ID], s, time.Now())
-		if !due || ctx.Err() != nil || !l.tell(ctx, s, e) {
+		e, due := next(before, s, time.Now())
+		if !due || ended || ctx.Err() != nil {
 			continue
 		}
-		there[s.ID] = after(there[s.ID], s, time.Now())
+		if ended = !l.tell(ctx, s, e); ended {
+			there[s.ID] = failed(before, time.Now())
+			continue
+		}
+		there[s.ID] = after(before, s, time.Now())
 		pause.For(ctx, gap)
 	}
 	l.told = there // of what is gone nothing is kept

@@ -30,7 +30,7 @@ const (
 type Subject struct {
 	ID    string // of the volume, or the NQN of the session
 	State State
-	// Since is when it began to wait; zero if it does not.
+	// Since is when it began to wait, or to be fine again; zero if that is not known.
 	Since time.Time
 	// Why explains Refused.
 	Why string
@@ -46,6 +46,11 @@ type told struct {
 	since time.Time // of the outage
 	at    time.Time
 	count int // events in a row of which each came soon after the one before
+
+	// retry is when an event that could not be written may be tried again, after so
+	// many attempts.
+	retry    time.Time
+	attempts int
 }
 
 const (
@@ -63,6 +68,8 @@ const (
 // next decides whether something is to be told of a subject. It is a pure function.
 func next(before told, s Subject, now time.Time) (Event, bool) {
 	switch {
+	case now.Before(before.retry):
+		return Event{}, false
 	case s.State == before.state && (s.State != Waits || s.Since.Equal(before.since)):
 		return Event{}, false
 	case s.State == Waits && now.Sub(s.Since) < settleTime:
@@ -72,7 +79,16 @@ func next(before told, s Subject, now time.Time) (Event, bool) {
 	case before.count >= often && now.Sub(before.at) < while && quiet(s.State):
 		return Event{}, false
 	}
-	return words(before, s, now), true
+	return words(before, s), true
+}
+
+// failed is what is known of a subject whose event could not be written. The pauses
+// double, to a minute: whoever is asked may be in trouble himself.
+func failed(before told, now time.Time) told {
+	const longest = 6 // doublings of a second that stay below a minute
+	before.attempts++
+	before.retry = now.Add(min(time.Second<<min(before.attempts, longest), time.Minute))
+	return before
 }
 
 // quiet are the states of a volume that goes on and off; the others are told always.
@@ -87,13 +103,22 @@ func after(before told, s Subject, now time.Time) told {
 	return out
 }
 
-func words(before told, s Subject, now time.Time) Event {
+// fineAfter: only what waited has lost nothing. After an end the volume was staged
+// anew.
+func fineAfter(state State) string {
+	if state == Waits || state == Refused {
+		return "The volume serves its pod again. Nothing was lost."
+	}
+	return "The volume serves pods again; it was staged anew."
+}
+
+func words(before told, s Subject) Event {
 	if s.Volumes > 0 {
-		return sessionWords(before, s, now)
+		return sessionWords(before, s)
 	}
 	switch s.State {
 	case Fine:
-		return Event{Reason: "VolumeResumed", Message: "The volume serves its pod again." + lasted(before, now) + " Nothing was lost."}
+		return Event{Reason: "VolumeResumed", Message: fineAfter(before.state) + lasted(before, s)}
 	case Waits:
 		return Event{Warning: true, Reason: "VolumeWaiting", Message: fmt.Sprintf(
 			"The volume's storage host has not answered since %s. Reads and writes wait, and go on by themselves when it is back; there is nothing to be done to the pod.", clock(s.Since))}
@@ -110,20 +135,20 @@ func words(before told, s Subject, now time.Time) Event {
 	return Event{}
 }
 
-func sessionWords(before told, s Subject, now time.Time) Event {
+func sessionWords(before told, s Subject) Event {
 	if s.State == Fine {
-		return Event{Reason: "StorageReconnected", Message: fmt.Sprintf("The connection to %s is back.%s", s.ID, lasted(before, now))}
+		return Event{Reason: "StorageReconnected", Message: fmt.Sprintf("The connection to %s is back.%s", s.ID, lasted(before, s))}
 	}
 	return Event{Warning: true, Reason: "StorageDisconnected", Message: fmt.Sprintf(
 		"The connection to %s is lost since %s; volumes on this node that wait for it: %d. It is made again as soon as the storage host answers.", s.ID, clock(s.Since), s.Volumes)}
 }
 
-// lasted is how long an outage was, if one was told.
-func lasted(before told, now time.Time) string {
-	if before.since.IsZero() {
+// lasted is how long an outage was, if one was told and its end is known.
+func lasted(before told, s Subject) string {
+	if before.since.IsZero() || !s.Since.After(before.since) {
 		return ""
 	}
-	return fmt.Sprintf(" The outage lasted %s.", now.Sub(before.since).Round(time.Second))
+	return fmt.Sprintf(" The outage lasted %s.", s.Since.Sub(before.since).Round(time.Second))
 }
 
 func clock(t time.Time) string { return t.UTC().Format("15:04:05 UTC") }

@@ -29,7 +29,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 var (
-	volumeInfo    = desc("volume_info", "1, with what the volume is called: its PersistentVolumeClaim, if that is known.", "volume_id", "namespace", "persistentvolumeclaim")
+	volumeInfo    = desc("volume_info", "1, with the PersistentVolumeClaim that the volume was made for, if that is known.", "volume_id", "namespace", "persistentvolumeclaim")
 	volumeState   = desc("volume_state", "1 for the state that the volume is in.", "volume_id", "state", "guard")
 	volumeOutage  = desc("volume_outage_seconds", "How long the outage has lasted that is going on; 0 if none is.", "volume_id")
 	volumeOutages = desc("volume_outages_total", "Outages of the volume that ended with its I/O going on.", "volume_id")

@@ -34,8 +34,10 @@ func giveUp(t *testing.T) {
 		t.Errorf("the other volume: %v", errs)
 	}
 	b.drop(ws[0].pod) // it ends, with the storage host away
-	out, err := cluster.Kubectl(b.ctx, "-n", kube.Namespace, "exec", "daemonset/holdfast-node", "--", "holdfast", "volumes", "--json")
-	if err != nil || strings.Contains(out, handle) {
+	plugin, err := cluster.Kubectl(b.ctx, "-n", kube.Namespace, "get", "pods", "-l", "app.kubernetes.io/component=node", "--field-selector", "spec.nodeName=node1", "-o", "name")
+	b.must(err)
+	out, err := cluster.Kubectl(b.ctx, "-n", kube.Namespace, "exec", strings.TrimSpace(plugin), "--", "holdfast", "volumes", "--json")
+	if err != nil || strings.Contains(out, handle) || !strings.Contains(out, b.ns+"/kept") {
 		t.Errorf("%v: %s", err, out)
 	}
 	b.must(box.PowerOn(b.ctx))

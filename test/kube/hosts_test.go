@@ -20,9 +20,11 @@ const zone = "topology.kubernetes.io/zone"
 func severalHosts(t *testing.T) {
 	b := newBench(t)
 	box1, box2 := cluster.Storages[0], cluster.Storages[1]
-	invitation, err := box1.Shell(b.ctx, "holdfast target invite")
+	_, err := box1.Shell(b.ctx, "holdfast target invite /root/join.yaml")
 	b.must(err)
-	b.must(box2.PutBytes(b.ctx, []byte(invitation), "/root/join.yaml", 0o600))
+	invitation, err := box1.Get(b.ctx, "/root/join.yaml")
+	b.must(err)
+	b.must(box2.PutBytes(b.ctx, invitation, "/root/join.yaml", 0o600))
 	_, err = box2.Shell(b.ctx, `cd /root
 apt install ./holdfast_*_amd64.deb
 holdfast target init --join join.yaml --host box2 --address 10.0.0.3 --pool fast=/srv/fast

@@ -14,7 +14,7 @@ const Namespace = "holdfast"
 // Upgrade changes values of the installed chart, as `helm upgrade --set` does, and
 // returns when every part is ready.
 func (c *Cluster) Upgrade(ctx context.Context, set ...string) error {
-	args := []string{"upgrade", "holdfast", filepath.Join(root(), "deploy", "chart", "holdfast"), "-n", Namespace, "--reuse-values"}
+	args := []string{"upgrade", "holdfast", filepath.Join(root(), "deploy", "chart", "holdfast"), "-n", Namespace, "--reset-then-reuse-values"}
 	for _, s := range set {
 		args = append(args, "--set", s)
 	}
@@ -30,7 +30,7 @@ func (c *Cluster) UpgradeValues(ctx context.Context, values string) error {
 	if err := os.WriteFile(path, []byte(values), 0o600); err != nil {
 		return err
 	}
-	if _, err := c.Helm(ctx, "upgrade", "holdfast", filepath.Join(root(), "deploy", "chart", "holdfast"), "-n", Namespace, "--reuse-values", "-f", path); err != nil {
+	if _, err := c.Helm(ctx, "upgrade", "holdfast", filepath.Join(root(), "deploy", "chart", "holdfast"), "-n", Namespace, "--reset-then-reuse-values", "-f", path); err != nil {
 		return err
 	}
 	return c.Ready(ctx)

@@ -94,6 +94,9 @@ func runPiece(ctx context.Context, t *testing.T, report, focus string) int {
 	for _, f := range failed {
 		t.Errorf("failed: %s", f)
 	}
+	if ran == 0 {
+		t.Errorf("no spec matches %s", focus)
+	}
 	if err != nil && len(failed) == 0 {
 		t.Errorf("the suite: %v", err)
 	}

@@ -38,7 +38,7 @@ func TestStorm(t *testing.T) {
 	b.memory()
 	warnings := b.kubectl("get", "events", "--field-selector", "type=Warning", "-o", `jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}`)
 	for line := range strings.Lines(warnings) {
-		if strings.HasPrefix(line, "Failed") && !strings.HasPrefix(line, "FailedScheduling") {
+		if strings.Contains(line, "Failed") && !strings.HasPrefix(line, "FailedScheduling") {
 			t.Errorf("%s", line)
 		}
 	}

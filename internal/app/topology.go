@@ -65,7 +65,7 @@ func hasAll(m map[string]string, keys []string) bool {
 func nodeLabels(ctx context.Context, node string) (map[string]string, error) {
 	client, err := kube.InCluster()
 	if errors.Is(err, kube.ErrNotInCluster) {
-		return nil, nil
+		return map[string]string{}, nil
 	}
 	if err != nil {
 		return nil, err

@@ -139,7 +139,7 @@ func firstWithRoom(names []string, infos map[string]volume.HostInfo, req volume.
 			cause = volume.ErrUnavailable
 		}
 	}
-	return "", fmt.Errorf("%w: %v", cause, errors.Join(why...)) //nolint:errorlint // the causes of single tiers are not the answer
+	return "", fmt.Errorf("%w: %v", cause, errors.Join(why...)) // the causes of single tiers are not the answer
 }
 
 // roomiest picks, by name order among equals, the host whose pool has the most

@@ -22,7 +22,7 @@ KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' inte
 
 .PHONY: help build image packages e2e-k8s e2e-storage k8s-long k8s-bin demo test rest unit modules kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 build: ## compile bin build/bin/holdfast
 	CGO_ENABLED=0 $(GO) build -tags $(TAGS) -trimpath -ldflags '$(LDFLAGS)' -o build/bin/holdfast ./cmd/holdfast

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +17,7 @@ import (
 
 // world has subjects that a test changes, and remembers what was told.
 type world struct {
+	mu       sync.Mutex
 	subjects []Subject
 	told     []string
 	err      error
@@ -30,10 +32,19 @@ func inBubble(t *testing.T, body func(w *world, pass func(time.Duration))) {
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
 		go New(Options{
-			Subjects: func() []Subject { return w.subjects },
+			Subjects: func() []Subject {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				return slices.Clone(w.subjects)
+			},
 			Tell: func(_ context.Context, pv string, e Event) error {
+				w.mu.Lock()
 				w.tried++
-				time.Sleep(w.takes)
+				takes := w.takes
+				w.mu.Unlock()
+				time.Sleep(takes)
+				w.mu.Lock()
+				defer w.mu.Unlock()
 				if w.err == nil {
 					w.told = append(w.told, pv+" "+e.Reason)
 				}
@@ -45,8 +56,26 @@ func inBubble(t *testing.T, body func(w *world, pass func(time.Duration))) {
 	})
 }
 
+// do changes the world.
+func (w *world) do(change func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	change()
+}
+
+func (w *world) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.told)
+}
+
+// are says what there is now.
+func (w *world) are(subjects []Subject) { w.do(func() { w.subjects = subjects }) }
+
 func (w *world) expect(t *testing.T, want ...string) {
 	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if diff := cmp.Diff(want, w.told); diff != "" {
 		t.Errorf("told, -want +got:\n%s", diff)
 	}
@@ -61,15 +90,15 @@ func fine(id string) Subject { return Subject{ID: id, State: Fine, PersistentVol
 func TestOutage(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(w *world, pass func(time.Duration)) {
-		w.subjects = []Subject{fine("a"), {ID: "nqn.x", State: Fine, Volumes: 1}}
+		w.are([]Subject{fine("a"), {ID: "nqn.x", State: Fine, Volumes: 1}})
 		pass(time.Minute)
 		w.expect(t)
-		w.subjects = []Subject{waits("a"), {ID: "nqn.x", State: Waits, Since: time.Now(), Volumes: 1}}
+		w.are([]Subject{waits("a"), {ID: "nqn.x", State: Waits, Since: time.Now(), Volumes: 1}})
 		pass(settleTime - every)
 		w.expect(t)
 		pass(10 * time.Minute)
 		w.expect(t, "pv-a VolumeWaiting", " StorageDisconnected")
-		w.subjects = []Subject{fine("a"), {ID: "nqn.x", State: Fine, Volumes: 1}}
+		w.are([]Subject{fine("a"), {ID: "nqn.x", State: Fine, Volumes: 1}})
 		pass(10 * time.Minute)
 		w.expect(t, "pv-a VolumeResumed", " StorageReconnected")
 	})
@@ -80,9 +109,9 @@ func TestShortOutage(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(w *world, pass func(time.Duration)) {
 		for range 100 {
-			w.subjects = []Subject{waits("a")}
+			w.are([]Subject{waits("a")})
 			pass(settleTime - 2*every)
-			w.subjects = []Subject{fine("a")}
+			w.are([]Subject{fine("a")})
 			pass(time.Minute)
 		}
 		w.expect(t)
@@ -95,16 +124,16 @@ func TestOnAndOff(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(w *world, pass func(time.Duration)) {
 		for range 60 {
-			w.subjects = []Subject{waits("a")}
+			w.are([]Subject{waits("a")})
 			pass(30 * time.Second)
-			w.subjects = []Subject{fine("a")}
+			w.are([]Subject{fine("a")})
 			pass(30 * time.Second)
 		}
-		if n := len(w.told); n < often || n > often+8 {
-			t.Errorf("%d events in an hour: %v", n, w.told)
+		if n := w.count(); n < often || n > often+8 {
+			t.Errorf("%d events in an hour", n)
 		}
-		w.told = nil
-		w.subjects = []Subject{{ID: "a", State: Refused, Why: "another UUID", PersistentVolume: "pv-a"}}
+		w.do(func() { w.told = nil })
+		w.are([]Subject{{ID: "a", State: Refused, Why: "another UUID", PersistentVolume: "pv-a"}})
 		pass(10 * time.Second)
 		w.expect(t, "pv-a VolumeRefused")
 	})
@@ -115,15 +144,16 @@ func TestOnAndOff(t *testing.T) {
 func TestClusterAway(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(w *world, pass func(time.Duration)) {
-		w.err = errors.New("no route to host")
-		w.takes = 10 * time.Second
-		w.subjects = []Subject{waits("a"), waits("b"), fine("c")}
+		w.do(func() { w.err, w.takes = errors.New("no route to host"), 10*time.Second })
+		w.are([]Subject{waits("a"), waits("b"), fine("c")})
 		pass(30 * time.Minute)
-		if w.tried < 20 || w.tried > 80 {
-			t.Errorf("%d attempts in half an hour", w.tried)
-		}
-		w.subjects[1] = fine("b")
-		w.err, w.takes = nil, 0
+		w.do(func() {
+			if w.tried < 20 || w.tried > 80 {
+				t.Errorf("%d attempts in half an hour", w.tried)
+			}
+			w.subjects[1] = fine("b")
+			w.err, w.takes = nil, 0
+		})
 		pass(2 * time.Minute)
 		w.expect(t, "pv-a VolumeWaiting")
 	})
@@ -133,12 +163,12 @@ func TestClusterAway(t *testing.T) {
 func TestForgotten(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(w *world, pass func(time.Duration)) {
-		w.subjects = []Subject{waits("a")}
+		w.are([]Subject{waits("a")})
 		pass(time.Minute)
 		w.expect(t, "pv-a VolumeWaiting")
-		w.subjects = nil
+		w.are(nil)
 		pass(time.Minute)
-		w.subjects = []Subject{fine("a")}
+		w.are([]Subject{fine("a")})
 		pass(time.Minute)
 		w.expect(t)
 	})
@@ -148,15 +178,17 @@ func TestForgotten(t *testing.T) {
 func TestMany(t *testing.T) {
 	t.Parallel()
 	inBubble(t, func(w *world, pass func(time.Duration)) {
+		var all []Subject
 		for i := range 200 {
-			w.subjects = append(w.subjects, waits(fmt.Sprint(i)))
+			all = append(all, waits(fmt.Sprint(i)))
 		}
+		w.are(all)
 		pass(settleTime + 5*time.Second)
-		if n := len(w.told); n == 0 || n > 60 {
+		if n := w.count(); n == 0 || n > 60 {
 			t.Errorf("%d events in the first seconds", n)
 		}
 		pass(time.Minute)
-		if n := len(w.told); n != 200 {
+		if n := w.count(); n != 200 {
 			t.Errorf("%d events", n)
 		}
 	})

@@ -36,10 +36,10 @@ func giveUp(t *testing.T) {
 	b.drop(ws[0].pod) // it ends, with the storage host away
 	plugin, err := cluster.Kubectl(b.ctx, "-n", kube.Namespace, "get", "pods", "-l", "app.kubernetes.io/component=node", "--field-selector", "spec.nodeName=node1", "-o", "name")
 	b.must(err)
-	out, err := cluster.Kubectl(b.ctx, "-n", kube.Namespace, "exec", strings.TrimSpace(plugin), "--", "holdfast", "volumes", "--json")
-	if err != nil || strings.Contains(out, handle) || !strings.Contains(out, b.ns+"/kept") {
-		t.Errorf("%v: %s", err, out)
-	}
+	b.must(kube.WaitFor(b.ctx, time.Minute, "the volume has left the node, with the storage host away", func(ctx context.Context) (bool, error) {
+		out, err := cluster.Kubectl(ctx, "-n", kube.Namespace, "exec", strings.TrimSpace(plugin), "--", "holdfast", "volumes", "--json")
+		return !strings.Contains(out, handle) && strings.Contains(out, b.ns+"/kept"), errOr(err, "there is %s", out)
+	}))
 	b.must(box.PowerOn(b.ctx))
 	ws[1].goesOn(time.Now(), goesOnWithin)
 	ws[1].neverFailed()

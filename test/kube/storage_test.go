@@ -144,7 +144,7 @@ func readReport(path string) (ran int, failed []string, err error) {
 	}
 	for _, s := range report.Suites {
 		for _, c := range s.Cases {
-			if !strings.Contains(c.Name, "External.Storage") || c.Status == "skipped" {
+			if !strings.Contains(c.Name, "External Storage") || c.Status == "skipped" {
 				continue
 			}
 			ran++

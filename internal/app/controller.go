@@ -52,9 +52,9 @@ func runController(ctx context.Context, o controllerOptions) error {
 	if err := (monitor{o.metrics, o.endpoint, shown, log}).serve(ctx); err != nil {
 		return err
 	}
-	s := newCSIServer(log, calls)
-	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Topology: len(topologyOf(cluster).Keys()) > 0})
-	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: cluster.ClusterID, Topology: topologyOf(cluster)})
+	s, topology := newCSIServer(log, calls), topologyOf(cluster)
+	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Topology: len(topology.Keys()) > 0})
+	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: cluster.ClusterID, Topology: topology})
 	log.Info("serving", "endpoint", o.endpoint, "hosts", len(clients), "version", Version)
 	return serve(ctx, s, l)
 }

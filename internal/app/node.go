@@ -145,9 +145,9 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err := registerWithKubelet(ctx, o, l.Addr(), log); err != nil {
 		return err
 	}
-	s := newCSIServer(log, calls)
-	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Topology: len(topologyOf(cluster).Keys()) > 0})
-	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}, MaxVolumes: o.maxVolumes, Segments: o.segments(topologyOf(cluster).Keys())})
+	s, keys := newCSIServer(log, calls), topologyOf(cluster).Keys()
+	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Topology: len(keys) > 0})
+	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}, MaxVolumes: o.maxVolumes, Segments: o.segments(keys)})
 	settle(log)
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "hostnqn", identity.HostNQN, "version", Version)
 	err = serve(ctx, s, l)

@@ -171,15 +171,10 @@ func roomiest(names []string, infos map[string]volume.HostInfo, req volume.Creat
 // Available is the room for new volumes; the largest single one second. Only the
 // host that is named is asked, if one is.
 func (h *Hosts) Available(ctx context.Context, where Placement) (total, largest int64, err error) {
-	asked := h
-	if where.Host != "" {
-		b, ok := h.byName[where.Host]
-		if !ok {
-			return 0, 0, fmt.Errorf("host %q: the hosts file has %v: %w", where.Host, h.names, volume.ErrInvalid)
-		}
-		asked = New(map[string]volume.Backend{where.Host: b})
+	if _, known := h.byName[where.Host]; where.Host != "" && !known {
+		return 0, 0, fmt.Errorf("host %q: the hosts file has %v: %w", where.Host, h.names, volume.ErrInvalid)
 	}
-	asked = asked.only(where.allows)
+	asked := h.only(func(host string) bool { return where.allows(host) && (where.Host == "" || where.Host == host) })
 	infos, err := each(asked, func(b volume.Backend) (volume.HostInfo, error) { return b.Info(ctx) })
 	if err != nil {
 		return 0, 0, fmt.Errorf("capacity: %w: %v", volume.ErrUnavailable, err)

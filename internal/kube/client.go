@@ -81,28 +81,34 @@ const plain = "application/json"
 // Annotations are those of a PersistentVolume; volume.ErrNotFound if there is none
 // of the name. Needs the right to get persistentvolumes.
 func (c *Client) Annotations(ctx context.Context, persistentVolume string) (map[string]string, error) {
-	var object struct {
-		Metadata struct {
-			Annotations map[string]string `json:"annotations"`
-		} `json:"metadata"`
-	}
-	if err := c.get(ctx, "/api/v1/persistentvolumes/"+url.PathEscape(persistentVolume), metadataOnly, &object); err != nil {
+	m, err := c.metadata(ctx, "/api/v1/persistentvolumes/"+url.PathEscape(persistentVolume))
+	if err != nil {
 		return nil, fmt.Errorf("kubernetes: PersistentVolume %s: %w", persistentVolume, err)
 	}
-	return object.Metadata.Annotations, nil
+	return m.Annotations, nil
 }
 
 // NodeLabels are those of a node; volume.ErrNotFound. Needs the right to get nodes.
 func (c *Client) NodeLabels(ctx context.Context, node string) (map[string]string, error) {
-	var object struct {
-		Metadata struct {
-			Labels map[string]string `json:"labels"`
-		} `json:"metadata"`
-	}
-	if err := c.get(ctx, "/api/v1/nodes/"+url.PathEscape(node), metadataOnly, &object); err != nil {
+	m, err := c.metadata(ctx, "/api/v1/nodes/"+url.PathEscape(node))
+	if err != nil {
 		return nil, fmt.Errorf("kubernetes: Node %s: %w", node, err)
 	}
-	return object.Metadata.Labels, nil
+	return m.Labels, nil
+}
+
+// metadata is what is asked for of an object's.
+type metadata struct {
+	Annotations map[string]string `json:"annotations"`
+	Labels      map[string]string `json:"labels"`
+}
+
+func (c *Client) metadata(ctx context.Context, path string) (metadata, error) {
+	var object struct {
+		Metadata metadata `json:"metadata"`
+	}
+	err := c.get(ctx, path, metadataOnly, &object)
+	return object.Metadata, err
 }
 
 // get decodes an object; accept says in which form.

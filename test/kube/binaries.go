@@ -16,13 +16,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast-csi/holdfast/test/cluster"
 )
 
 // root is the top of the source tree.
-func root() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
-}
+func root() string { return cluster.Root() }
 
 // cache is where programs are kept between runs.
 func cache() string {
@@ -191,7 +190,7 @@ func compile(ctx context.Context, module string, p program, out string) error {
 		args = append(args, "-tags", p.tags+",netgo,osusergo")
 	}
 	cmd := exec.CommandContext(ctx, "go", append(args, "-ldflags", flags, p.pkg)...)
-	cmd.Dir, cmd.Env = filepath.Join(root(), module), append(os.Environ(), env, "GOFLAGS="+os.Getenv("GOFLAGS"))
+	cmd.Dir, cmd.Env = filepath.Join(root(), module), append(os.Environ(), env)
 	if text, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build %s of %s: %w\n%s", p.pkg, module, err, text)
 	}

@@ -103,7 +103,7 @@ func (c *Cluster) start(ctx context.Context, cfg Config) (err error) {
 		g.Go(func() error { return s.prepare(gctx) })
 	}
 	for _, n := range c.Nodes {
-		g.Go(func() error { return errors.Join(n.setUp(gctx), n.load(gctx, c.images.all()...)) })
+		g.Go(func() error { return errors.Join(n.setUp(gctx), n.load(gctx, c.images.archives...)) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
@@ -183,9 +183,6 @@ func (c *Cluster) Node(name string) *Node {
 
 // Root is the top of the source tree.
 func (c *Cluster) Root() string { return root() }
-
-// Dir has the logs of the control plane, while the cluster lives.
-func (c *Cluster) Dir() string { return c.dir }
 
 // Close ends everything and leaves this machine as it was.
 func (c *Cluster) Close() error {

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+
+	"github.com/holdfast-csi/holdfast/test/cluster"
 )
 
 // TestImage has a shell with the usual programs (busybox) and ackio.
@@ -27,8 +29,6 @@ type images struct {
 	pkg      string // Debian package of the same source, for storage hosts
 }
 
-func (i *images) all() []string { return i.archives }
-
 // makeImages makes the images that a cluster needs, with the product's own builder
 // for Holdfast's.
 func makeImages(ctx context.Context, bin Bin) (*images, error) {
@@ -37,10 +37,13 @@ func makeImages(ctx context.Context, bin Bin) (*images, error) {
 		return nil, err
 	}
 	out := &images{pkg: filepath.Join(dir, "holdfast_0~test_amd64.deb")}
-	for _, program := range []string{"pause", "ackio"} {
-		if err := goBuild(ctx, "./test/cmd/"+program, filepath.Join(dir, program)); err != nil {
-			return nil, err
-		}
+	pause, err := cluster.Build(ctx, "test/cmd/pause")
+	if err != nil {
+		return nil, err
+	}
+	ackio, err := cluster.Build(ctx, "test/cmd/ackio")
+	if err != nil {
+		return nil, err
 	}
 	if err := run(ctx, filepath.Join(root(), "hack", "package"), "test", dir, "amd64"); err != nil {
 		return nil, err
@@ -54,8 +57,8 @@ func makeImages(ctx context.Context, bin Bin) (*images, error) {
 		return nil, err
 	}
 	for _, i := range append(sidecars,
-		image{name: sandbox, entry: "/pause", files: map[string]string{"/pause": filepath.Join(dir, "pause")}},
-		image{name: TestImage, entry: "/bin/sh", files: map[string]string{"/bin/busybox": busybox, "/bin/ackio": filepath.Join(dir, "ackio")}, links: links},
+		image{name: sandbox, entry: "/pause", files: map[string]string{"/pause": pause}},
+		image{name: TestImage, entry: "/bin/sh", files: map[string]string{"/bin/busybox": busybox, "/bin/ackio": ackio}, links: links},
 		image{name: firstPodImage, entry: "/bin/sh", files: map[string]string{"/bin/busybox": busybox}, links: links},
 	) {
 		to := filepath.Join(dir, strings.NewReplacer("/", "_", ":", "_").Replace(i.name)+".tar")
@@ -74,12 +77,13 @@ func makeImages(ctx context.Context, bin Bin) (*images, error) {
 
 // makeHoldfastImage builds the product's image as a user would, but for pushing it.
 func makeHoldfastImage(ctx context.Context, dir string) (string, error) {
-	cmd := exec.CommandContext(ctx, "go", "run", ".", "--arch", "amd64", "--version", "test", "--tag", holdfastImage, "--out", dir)
-	cmd.Dir = filepath.Join(root(), "hack", "image")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build the image: %w\n%s", err, out)
-	}
-	return filepath.Join(dir, "holdfast-amd64.tar"), nil
+	err := runBuilder(ctx, ".", "--arch", "amd64", "--version", "test", "--tag", holdfastImage, "--out", dir)
+	return filepath.Join(dir, "holdfast-amd64.tar"), err
+}
+
+// runBuilder runs a command of the module that builds images.
+func runBuilder(ctx context.Context, command string, args ...string) error {
+	return run(ctx, "go", append([]string{"-C", filepath.Join(root(), "hack", "image"), "run", command}, args...)...)
 }
 
 // PostgresImage makes an image of PostgreSQL, of the packages of the distribution, and
@@ -87,7 +91,7 @@ func makeHoldfastImage(ctx context.Context, dir string) (string, error) {
 func (c *Cluster) PostgresImage(ctx context.Context) (name string, err error) {
 	const image = "localhost/postgres:1"
 	to := filepath.Join(c.dir, "postgres.tar")
-	args := []string{"run", "./cmd/debimage", "--tag", image, "--out", to, "--user", "999:postgres", "--busybox",
+	args := []string{"--tag", image, "--out", to, "--user", "999:postgres", "--busybox",
 		"--package", "postgresql-" + postgresVersion, "--package", "postgresql-client-" + postgresVersion, "--package", "tzdata", "--package", "libc-bin",
 		"--tree", postgresLib + "/lib", "--without", "llvmjit.so", "--without", "bitcode", "--without", "pgxs",
 		"--tree", "/usr/share/postgresql/" + postgresVersion, "--without", "man",
@@ -95,17 +99,10 @@ func (c *Cluster) PostgresImage(ctx context.Context) (name string, err error) {
 	for _, program := range []string{"postgres", "initdb", "psql", "pgbench", "pg_isready"} {
 		args = append(args, "--program", postgresLib+"/bin/"+program)
 	}
-	cmd := exec.CommandContext(ctx, "go", args...)
-	cmd.Dir = filepath.Join(root(), "hack", "image")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("image of PostgreSQL: %w\n%s", err, out)
+	if err := runBuilder(ctx, "./cmd/debimage", args...); err != nil {
+		return "", err
 	}
-	for _, n := range c.Nodes {
-		if err := n.load(ctx, to); err != nil {
-			return "", err
-		}
-	}
-	return image, nil
+	return image, c.load(ctx, to)
 }
 
 // postgresVersion is Debian 12's.
@@ -126,15 +123,6 @@ func sidecarImages(ctx context.Context, bin Bin) ([]image, error) {
 		out = append(out, image{name: "registry.k8s.io/sig-storage/" + name + ":" + v, entry: "/" + name, files: map[string]string{"/" + name: bin[name]}})
 	}
 	return out, nil
-}
-
-func goBuild(ctx context.Context, pkg, to string) error {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, pkg)
-	cmd.Dir, cmd.Env = root(), append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build %s: %w\n%s", pkg, err, out)
-	}
-	return nil
 }
 
 // busybox is this machine's own, which is linked statically, and a link for each of

@@ -14,14 +14,11 @@ const Namespace = "holdfast"
 // Upgrade changes values of the installed chart, as `helm upgrade --set` does, and
 // returns when every part is ready.
 func (c *Cluster) Upgrade(ctx context.Context, set ...string) error {
-	args := []string{"upgrade", "holdfast", filepath.Join(root(), "deploy", "chart", "holdfast"), "-n", Namespace, "--reset-then-reuse-values"}
+	var values []string
 	for _, s := range set {
-		args = append(args, "--set", s)
+		values = append(values, "--set", s)
 	}
-	if _, err := c.Helm(ctx, args...); err != nil {
-		return err
-	}
-	return c.Ready(ctx)
+	return c.upgrade(ctx, values...)
 }
 
 // UpgradeValues is Upgrade with a file of values.
@@ -30,7 +27,12 @@ func (c *Cluster) UpgradeValues(ctx context.Context, values string) error {
 	if err := os.WriteFile(path, []byte(values), 0o600); err != nil {
 		return err
 	}
-	if _, err := c.Helm(ctx, "upgrade", "holdfast", filepath.Join(root(), "deploy", "chart", "holdfast"), "-n", Namespace, "--reset-then-reuse-values", "-f", path); err != nil {
+	return c.upgrade(ctx, "-f", path)
+}
+
+func (c *Cluster) upgrade(ctx context.Context, values ...string) error {
+	args := []string{"upgrade", "holdfast", filepath.Join(root(), "deploy", "chart", "holdfast"), "-n", Namespace, "--reset-then-reuse-values"}
+	if _, err := c.Helm(ctx, append(args, values...)...); err != nil {
 		return err
 	}
 	return c.Ready(ctx)

@@ -149,15 +149,6 @@ func (n *Node) StartKubelet(ctx context.Context) (err error) {
 // KillKubelet ends the kubelet with SIGKILL. Containers go on.
 func (n *Node) KillKubelet(ctx context.Context) error { return n.kubelet.Kill(ctx) }
 
-// KubeletLog is the kubelet's log since the last boot.
-func (n *Node) KubeletLog(ctx context.Context) string {
-	b, err := n.Get(ctx, "/var/log/kubelet.log")
-	if err != nil {
-		return err.Error()
-	}
-	return string(b)
-}
-
 // load puts image archives into containerd.
 func (n *Node) load(ctx context.Context, archives ...string) error {
 	for _, a := range archives {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"strings"
 
@@ -18,24 +19,30 @@ import (
 type Suite struct {
 	Focus, Skip string    // regular expressions over the names of specs
 	Timeout     string    // of the whole, "1h"
-	DryRun      bool      // only list
 	Output      io.Writer // what the tests print
 	Report      string    // path for JUnit XML; "" for none
 }
 
 // PrepareSuite builds the tests and gives the nodes the images that they use.
 func (c *Cluster) PrepareSuite(ctx context.Context) error {
-	built, err := build(ctx, suiteParts, c.log)
-	if err != nil {
+	if err := c.buildSuite(ctx); err != nil {
 		return err
-	}
-	for name, path := range built {
-		c.bin[name] = path
 	}
 	archives, err := c.suiteImages(ctx)
 	if err != nil {
 		return err
 	}
+	return c.load(ctx, archives...)
+}
+
+func (c *Cluster) buildSuite(ctx context.Context) error {
+	built, err := build(ctx, suiteParts, c.log)
+	maps.Copy(c.bin, built)
+	return err
+}
+
+// load gives images to all nodes.
+func (c *Cluster) load(ctx context.Context, archives ...string) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, n := range c.Nodes {
 		g.Go(func() error { return n.load(ctx, archives...) })
@@ -85,9 +92,6 @@ func (c *Cluster) RunSuite(ctx context.Context, s Suite) error {
 		// minutes hides it.
 		"-node-schedulable-timeout=2m", "-system-pods-startup-timeout=2m",
 	}
-	if s.DryRun {
-		args = append(args, "-ginkgo.dry-run", "-ginkgo.v")
-	}
 	if s.Report != "" {
 		args = append(args, "-ginkgo.junit-report="+s.Report)
 	}
@@ -98,12 +102,11 @@ func (c *Cluster) RunSuite(ctx context.Context, s Suite) error {
 
 // Program is a program of the suites, built.
 func (c *Cluster) Program(ctx context.Context, name string) (string, error) {
-	built, err := build(ctx, suiteParts, c.log)
-	if err != nil {
+	if err := c.buildSuite(ctx); err != nil {
 		return "", err
 	}
-	if built[name] == "" {
+	if c.bin[name] == "" {
 		return "", fmt.Errorf("no such program: %s", name)
 	}
-	return built[name], nil
+	return c.bin[name], nil
 }

@@ -102,6 +102,11 @@ func (p *exportedPool) fail(problem error) {
 // distrust has the pool restored again, at once.
 func (p *exportedPool) distrust(why error) {
 	p.fail(why)
+	p.look()
+}
+
+// look has somebody look at the pool now.
+func (p *exportedPool) look() {
 	select {
 	case p.wake <- struct{}{}:
 	default: // somebody has asked already

@@ -128,6 +128,9 @@ func (s *Service) grant(tx *store.Tx, req volume.PublishRequest) (store.Publicat
 	fail := func(err error) (store.Publication, store.Session, error) {
 		return store.Publication{}, store.Session{}, err
 	}
+	if err := s.inService(tx); err != nil {
+		return fail(err)
+	}
 	rec, err := tx.Volume(req.Volume)
 	if err != nil {
 		return fail(err)

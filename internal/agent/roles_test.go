@@ -95,6 +95,8 @@ func TestRoles(t *testing.T) {
 		"publish":      second(node.Publish(t.Context(), agenttest.Request(v.UUID, 1))),
 		"unpublish":    node.Unpublish(t.Context(), v.UUID, ""),
 		"publications": second(node.Publications(t.Context())),
+		"retire":       node.Retire(t.Context(), time.Now()),
+		"admit":        node.Admit(t.Context(), time.Now()),
 	} {
 		t.Run(what, func(t *testing.T) { agenttest.WantErr(t, err, volume.ErrDenied, "node") })
 	}

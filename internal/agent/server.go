@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path"
+	"time"
 
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
@@ -72,6 +73,9 @@ func (c controlServer) GetInfo(ctx context.Context, _ *agentpb.GetInfoRequest) (
 		return nil, err
 	}
 	out := &agentpb.GetInfoResponse{Installation: info.Installation, Version: info.Version}
+	if !info.Retired.IsZero() {
+		out.RetiredUnixNano = info.Retired.UnixNano()
+	}
 	for _, p := range info.Pools {
 		out.Pools = append(out.Pools, &agentpb.Pool{
 			Name: p.Name, Portals: p.Portals, TotalBytes: p.TotalBytes, AvailableBytes: p.AvailableBytes,
@@ -147,6 +151,22 @@ func (c controlServer) ListPublications(ctx context.Context, _ *agentpb.ListPubl
 		out.Publications = append(out.Publications, publicationMessage(p))
 	}
 	return out, err
+}
+
+func (c controlServer) Retire(ctx context.Context, r *agentpb.RetireRequest) (*agentpb.RetireResponse, error) {
+	return &agentpb.RetireResponse{}, c.s.Retire(ctx, timeOf(r.GetDeclaredUnixNano()))
+}
+
+func (c controlServer) Admit(ctx context.Context, r *agentpb.AdmitRequest) (*agentpb.AdmitResponse, error) {
+	return &agentpb.AdmitResponse{}, c.s.Admit(ctx, timeOf(r.GetDeclaredUnixNano()))
+}
+
+// timeOf reads a time of which 0 is none.
+func timeOf(unixNano int64) time.Time {
+	if unixNano == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, unixNano).UTC()
 }
 
 type nodeServer struct {

@@ -50,8 +50,8 @@ type Options struct {
 
 const defaultKickAfter = 10 * time.Second
 
-// Service is the agent. It satisfies volume.Backend, volume.Lister and
-// volume.FormatAuthority.
+// Service is the agent. It satisfies volume.Backend, volume.Lister,
+// volume.FormatAuthority and volume.Retiree.
 type Service struct {
 	host, version string
 	db            *store.DB
@@ -71,6 +71,7 @@ var (
 	_ volume.Backend         = (*Service)(nil)
 	_ volume.Lister          = (*Service)(nil)
 	_ volume.FormatAuthority = (*Service)(nil)
+	_ volume.Retiree         = (*Service)(nil)
 )
 
 // New returns a Service that serves nothing yet: Run restores the exports.
@@ -124,7 +125,9 @@ func (s *Service) Info(ctx context.Context) (volume.HostInfo, error) {
 		wg.Go(func() { info.Pools[i] = s.poolInfo(ctx, s.pools[name]) })
 	}
 	wg.Wait()
-	return info, nil
+	var err error
+	info.Retired, err = s.retiredSince()
+	return info, err
 }
 
 func (s *Service) poolInfo(ctx context.Context, p *exportedPool) volume.Pool {

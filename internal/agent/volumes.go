@@ -100,6 +100,9 @@ func (s *Service) promise(ctx context.Context, req volume.CreateRequest, size in
 		Created: time.Now().UTC(), State: stateCreating,
 	}
 	return rec, s.db.Update(func(tx *store.Tx) error {
+		if err := s.inService(tx); err != nil {
+			return err
+		}
 		available, err := s.availableIn(tx, name, c)
 		if err != nil {
 			return err

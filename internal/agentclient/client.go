@@ -51,6 +51,7 @@ var (
 	_ volume.Backend         = (*Client)(nil)
 	_ volume.Lister          = (*Client)(nil)
 	_ volume.FormatAuthority = (*Client)(nil)
+	_ volume.Retiree         = (*Client)(nil)
 )
 
 // Dial prepares a connection to the agent at address, over mutual TLS. It does
@@ -100,6 +101,9 @@ func (c *Client) Info(ctx context.Context) (volume.HostInfo, error) {
 		return volume.HostInfo{}, err
 	}
 	info := volume.HostInfo{Installation: r.GetInstallation(), Version: r.GetVersion()}
+	if at := r.GetRetiredUnixNano(); at != 0 {
+		info.Retired = time.Unix(0, at).UTC()
+	}
 	for _, p := range r.GetPools() {
 		info.Pools = append(info.Pools, volume.Pool{
 			Name: p.GetName(), Portals: p.GetPortals(), TotalBytes: p.GetTotalBytes(), AvailableBytes: p.GetAvailableBytes(),
@@ -204,6 +208,18 @@ func (c *Client) BeginFormat(ctx context.Context, ref volume.PublicationRef) err
 // EndFormat implements volume.FormatAuthority.
 func (c *Client) EndFormat(ctx context.Context, ref volume.PublicationRef) error {
 	_, err := c.node.EndFormat(ctx, refMessage(ref))
+	return err
+}
+
+// Retire implements volume.Retiree.
+func (c *Client) Retire(ctx context.Context, declared time.Time) error {
+	_, err := c.control.Retire(ctx, &agentpb.RetireRequest{DeclaredUnixNano: declared.UnixNano()})
+	return err
+}
+
+// Admit implements volume.Retiree.
+func (c *Client) Admit(ctx context.Context, declared time.Time) error {
+	_, err := c.control.Admit(ctx, &agentpb.AdmitRequest{DeclaredUnixNano: declared.UnixNano()})
 	return err
 }
 

@@ -15,7 +15,7 @@ import (
 
 type controllerOptions struct {
 	logOptions
-	endpoint, hosts, metrics string
+	endpoint, hosts, metrics, declarations string
 }
 
 func newControllerCommand() *cobra.Command {
@@ -28,7 +28,8 @@ func newControllerCommand() *cobra.Command {
 	}
 	o.addFlags(cmd)
 	cmd.Flags().StringVar(&o.endpoint, "csi-endpoint", "unix:///csi/csi.sock", "socket on which CSI is served")
-	cmd.Flags().StringVar(&o.hosts, "hosts", defaultHostsFile, "file that names the storage hosts")
+	addHostsFlag(cmd, &o.hosts)
+	addDeclarationsFlag(cmd, &o.declarations)
 	addMetricsFlag(cmd, &o.metrics)
 	return cmd
 }
@@ -52,9 +53,13 @@ func runController(ctx context.Context, o controllerOptions) error {
 	if err := (monitor{o.metrics, o.endpoint, shown, log}).serve(ctx); err != nil {
 		return err
 	}
+	gone, err := keepDeclarations(ctx, clients, o.declarations, log)
+	if err != nil {
+		return err
+	}
 	s, topology := newCSIServer(log, calls), topologyOf(cluster)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version, Topology: len(topology.Keys()) > 0})
-	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: cluster.ClusterID, Topology: topology})
+	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients, gone), ClusterID: cluster.ClusterID, Topology: topology})
 	log.Info("serving", "endpoint", o.endpoint, "hosts", len(clients), "version", Version)
 	return serve(ctx, s, l)
 }

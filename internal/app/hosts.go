@@ -1,16 +1,31 @@
 package app
 
 import (
+	"cmp"
 	"fmt"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/holdfast-csi/holdfast/internal/agentclient"
 	"github.com/holdfast-csi/holdfast/internal/backend"
 	"github.com/holdfast-csi/holdfast/internal/config"
 	"github.com/holdfast-csi/holdfast/internal/pki"
+	"github.com/holdfast-csi/holdfast/internal/retirement"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
-const defaultHostsFile = "/etc/holdfast/hosts.yaml"
+const (
+	defaultHostsFile = "/etc/holdfast/hosts.yaml"
+	// hostsVariable names another default, so that what is run by hand where the
+	// controller runs finds the controller's file.
+	hostsVariable = "HOLDFAST_HOSTS"
+)
+
+func addHostsFlag(cmd *cobra.Command, to *string) {
+	cmd.Flags().StringVar(to, "hosts", cmp.Or(os.Getenv(hostsVariable), defaultHostsFile), "file that names the storage hosts (default also by "+hostsVariable+")")
+}
 
 // dialHosts makes a client for every storage host of the file. It connects to
 // none yet: one that is away must not keep a plugin from starting.
@@ -30,10 +45,14 @@ func dialHosts(cluster config.Cluster) (map[string]*agentclient.Client, error) {
 	return out, nil
 }
 
-func backends(clients map[string]*agentclient.Client) *backend.Hosts {
+// backends are the storage hosts, less those that were declared gone; nil is none.
+func backends(clients map[string]*agentclient.Client, gone *retirement.Keeper) *backend.Hosts {
 	m := map[string]volume.Backend{}
 	for name, c := range clients {
 		m[name] = c
+		if gone != nil {
+			m[name] = retirement.Wrap(name, c, func() (time.Time, bool) { return gone.Declared(name) })
+		}
 	}
 	return backend.New(m)
 }

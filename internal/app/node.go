@@ -55,7 +55,7 @@ func newNodeCommand() *cobra.Command {
 	o.addFlags(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.endpoint, "csi-endpoint", "unix:///csi/csi.sock", "socket on which CSI is served")
-	f.StringVar(&o.hosts, "hosts", defaultHostsFile, "file that names the storage hosts")
+	addHostsFlag(cmd, &o.hosts)
 	f.StringVar(&o.name, "node-name", os.Getenv("NODE_NAME"), "name of this node; the variable NODE_NAME by default")
 	f.StringVar(&o.stateDir, "state-dir", defaultNodeState, "directory for what must survive a reboot: who this node is, and what was given up")
 	f.StringVar(&o.runDir, "run-dir", defaultNodeRun, "directory for the records of staged volumes; it must survive the plugin, and should be in memory")

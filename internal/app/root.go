@@ -37,7 +37,8 @@ func newRoot() *cobra.Command {
 		SilenceUsage:  true,
 	}
 	root.SetOut(os.Stdout) // cobra prints to standard error otherwise
-	root.AddCommand(newControllerCommand(), newNodeCommand(), newTargetCommand(), newStandaloneCommand(), newVolumesCommand(), newAbandonCommand())
+	root.AddCommand(newControllerCommand(), newNodeCommand(), newTargetCommand(), newStandaloneCommand(), newVolumesCommand(), newAbandonCommand(),
+		newRetireCommand(), newAdmitCommand())
 	return root
 }
 

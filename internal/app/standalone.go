@@ -102,7 +102,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	calls, _ := metrics.NewCalls() // nobody scrapes it
 	s := newCSIServer(log, calls)
 	csi.RegisterIdentityServer(s, &driver.Identity{Version: Version})
-	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients), ClusterID: standaloneCluster})
+	csi.RegisterControllerServer(s, &driver.Controller{Hosts: backends(clients, nil), ClusterID: standaloneCluster})
 	csi.RegisterNodeServer(s, &driver.Node{Identity: identity, Flow: k.flow, Health: health{k.flow, k.watch}})
 	log.Info("serving", "endpoint", o.endpoint, "node", identity.NodeID, "pool", o.pool, "version", Version)
 	err = serve(ctx, s, l)

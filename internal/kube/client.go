@@ -113,28 +113,36 @@ func (c *Client) metadata(ctx context.Context, path string) (metadata, error) {
 
 // get decodes an object; accept says in which form.
 func (c *Client) get(ctx context.Context, path, accept string, into any) error {
-	return c.call(ctx, http.MethodGet, path, accept, nil, into)
+	return c.call(ctx, request{method: http.MethodGet, path: path, accept: accept}, into)
+}
+
+// request is one question or order; object, if there is one, is of the content type.
+type request struct {
+	method, path, accept, contentType string
+	object                            any
 }
 
 // call asks once; what is not OK is an error.
-func (c *Client) call(ctx context.Context, method, path, accept string, object, into any) (err error) {
+func (c *Client) call(ctx context.Context, r request, into any) (err error) {
 	token, err := os.ReadFile(filepath.Join(c.dir, "token")) // the kubelet replaces it
 	if err != nil {
 		return err
 	}
 	var body bytes.Buffer
-	if object != nil {
-		if err := json.NewEncoder(&body).Encode(object); err != nil {
+	if r.object != nil {
+		if err := json.NewEncoder(&body).Encode(r.object); err != nil {
 			return err
 		}
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, &body)
+	req, err := http.NewRequestWithContext(ctx, r.method, c.base+r.path, &body)
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
-	req.Header.Set("Accept", accept)
-	req.Header.Set("Content-Type", plain)
+	req.Header.Set("Accept", r.accept)
+	if r.object != nil {
+		req.Header.Set("Content-Type", r.contentType)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -65,7 +66,7 @@ func (c *Client) Write(ctx context.Context, e Event) error {
 		namespace = "default" // where events of what has no namespace go
 	}
 	var made struct{}
-	if err := c.call(ctx, "POST", "/api/v1/namespaces/"+url.PathEscape(namespace)+"/events", plain, e.object(namespace, time.Now()), &made); err != nil {
+	if err := c.call(ctx, request{http.MethodPost, "/api/v1/namespaces/" + url.PathEscape(namespace) + "/events", plain, plain, e.object(namespace, time.Now())}, &made); err != nil {
 		return fmt.Errorf("kubernetes: event %s of %s %s: %w", e.Reason, e.About.Kind, e.About.Name, err)
 	}
 	return nil

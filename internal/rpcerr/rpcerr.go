@@ -123,7 +123,19 @@ func (e *remoteError) Retryable() bool {
 	return errors.Is(e.sentinel, volume.ErrUnavailable) || errors.Is(e.sentinel, volume.ErrBusy)
 }
 
-func sentinelOf(st *status.Status) error {
+// Unanswered says that err is of a call to which the other side said nothing: what is
+// unavailable, or late, by the words of the other side is an answer.
+func Unanswered(err error) bool {
+	var remote *remoteError
+	if !errors.As(err, &remote) {
+		return false
+	}
+	st, _ := status.FromError(remote.status)
+	return said(st) == nil && (errors.Is(remote.sentinel, volume.ErrUnavailable) || errors.Is(remote.sentinel, volume.ErrPending))
+}
+
+// said is the sentinel that the server named; nil if it named none.
+func said(st *status.Status) error {
 	for _, d := range st.Details() {
 		info, ok := d.(*errdetails.ErrorInfo)
 		if !ok || info.GetDomain() != domain {
@@ -134,6 +146,13 @@ func sentinelOf(st *status.Status) error {
 				return r.err
 			}
 		}
+	}
+	return nil
+}
+
+func sentinelOf(st *status.Status) error {
+	if err := said(st); err != nil {
+		return err
 	}
 	switch st.Code() {
 	case codes.InvalidArgument, codes.OutOfRange:

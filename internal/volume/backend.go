@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"time"
 
 	"github.com/google/uuid"
 )
@@ -31,6 +32,18 @@ type Lister interface {
 	// limit (0 = all).
 	List(ctx context.Context, after uuid.UUID, limit int) ([]Volume, error)
 	Publications(ctx context.Context) ([]Publication, error)
+}
+
+// Retiree is a storage host that can be told that it was declared gone for good.
+// A declaration is known by the time at which it was made.
+type Retiree interface {
+	// Retire withdraws every publication, also one that a crash interrupts, and
+	// makes Create and Publish fail with ErrPrecondition until Admit. A declaration
+	// that was admitted already, or an older one, changes nothing.
+	Retire(ctx context.Context, declared time.Time) error
+	// Admit takes the host into service again after that declaration and all older
+	// ones. Publications do not come back.
+	Admit(ctx context.Context, declared time.Time) error
 }
 
 // FormatAuthority is the agent as a node sees it: it answers about the

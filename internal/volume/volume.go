@@ -106,4 +106,6 @@ type HostInfo struct {
 	Installation string // random ID made by `holdfast target init`
 	Version      string
 	Pools        []Pool
+	// Retired is when the host was declared gone for good; zero: it is in service.
+	Retired time.Time
 }

@@ -33,12 +33,7 @@ systemctl enable --now holdfast-target`)
 	values, err := box2.Get(b.ctx, "/etc/holdfast/kubernetes/values.yaml")
 	b.must(err)
 	b.must(cluster.UpgradeValues(b.ctx, string(values)))
-	b.must(cluster.Apply(b.ctx, `apiVersion: storage.k8s.io/v1
-kind: StorageClass
-metadata: {name: on-box2}
-provisioner: csi.holdfast.io
-parameters: {host: box2}
-`))
+	b.must(cluster.Apply(b.ctx, onBox2))
 	pinned := claim{name: "pinned", class: "on-box2"}
 	b.claim(pinned)
 	w := b.write(pinned, "node1")

@@ -44,6 +44,7 @@ func TestCluster(t *testing.T) {
 		{"install", install}, {"volumes", volumes}, {"by-hand", byHand}, {"outages", outages}, {"give-up", giveUp}, {"node-death", nodeDeath},
 		{"csi-sanity", sanity}, {"external-storage", externalStorage},
 		{"several-hosts", severalHosts}, // after those that know where their volume is
+		{"retire", retireHost},
 		{"uninstall", uninstall},
 	} {
 		t.Run(part.name, part.test)

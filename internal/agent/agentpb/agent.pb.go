@@ -62,12 +62,13 @@ func (*GetInfoRequest) Descriptor() ([]byte, []int) {
 }
 
 type GetInfoResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Installation  string                 `protobuf:"bytes,1,opt,name=installation,proto3" json:"installation,omitempty"`
-	Version       string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	Pools         []*Pool                `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Installation    string                 `protobuf:"bytes,1,opt,name=installation,proto3" json:"installation,omitempty"`
+	Version         string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	Pools           []*Pool                `protobuf:"bytes,3,rep,name=pools,proto3" json:"pools,omitempty"`
+	RetiredUnixNano int64                  `protobuf:"varint,4,opt,name=retired_unix_nano,json=retiredUnixNano,proto3" json:"retired_unix_nano,omitempty"` // 0: in service
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *GetInfoResponse) Reset() {
@@ -119,6 +120,13 @@ func (x *GetInfoResponse) GetPools() []*Pool {
 		return x.Pools
 	}
 	return nil
+}
+
+func (x *GetInfoResponse) GetRetiredUnixNano() int64 {
+	if x != nil {
+		return x.RetiredUnixNano
+	}
+	return 0
 }
 
 type Pool struct {
@@ -963,6 +971,166 @@ func (x *ListPublicationsResponse) GetPublications() []*Publication {
 	return nil
 }
 
+type RetireRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	DeclaredUnixNano int64                  `protobuf:"varint,1,opt,name=declared_unix_nano,json=declaredUnixNano,proto3" json:"declared_unix_nano,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *RetireRequest) Reset() {
+	*x = RetireRequest{}
+	mi := &file_agent_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireRequest) ProtoMessage() {}
+
+func (x *RetireRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireRequest.ProtoReflect.Descriptor instead.
+func (*RetireRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RetireRequest) GetDeclaredUnixNano() int64 {
+	if x != nil {
+		return x.DeclaredUnixNano
+	}
+	return 0
+}
+
+type RetireResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireResponse) Reset() {
+	*x = RetireResponse{}
+	mi := &file_agent_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireResponse) ProtoMessage() {}
+
+func (x *RetireResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireResponse.ProtoReflect.Descriptor instead.
+func (*RetireResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{17}
+}
+
+type AdmitRequest struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	DeclaredUnixNano int64                  `protobuf:"varint,1,opt,name=declared_unix_nano,json=declaredUnixNano,proto3" json:"declared_unix_nano,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *AdmitRequest) Reset() {
+	*x = AdmitRequest{}
+	mi := &file_agent_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitRequest) ProtoMessage() {}
+
+func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
+func (*AdmitRequest) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *AdmitRequest) GetDeclaredUnixNano() int64 {
+	if x != nil {
+		return x.DeclaredUnixNano
+	}
+	return 0
+}
+
+type AdmitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdmitResponse) Reset() {
+	*x = AdmitResponse{}
+	mi := &file_agent_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdmitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdmitResponse) ProtoMessage() {}
+
+func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_agent_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
+func (*AdmitResponse) Descriptor() ([]byte, []int) {
+	return file_agent_proto_rawDescGZIP(), []int{19}
+}
+
 type PublicationRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	VolumeUuid    string                 `protobuf:"bytes,1,opt,name=volume_uuid,json=volumeUuid,proto3" json:"volume_uuid,omitempty"`
@@ -975,7 +1143,7 @@ type PublicationRef struct {
 
 func (x *PublicationRef) Reset() {
 	*x = PublicationRef{}
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1155,7 @@ func (x *PublicationRef) String() string {
 func (*PublicationRef) ProtoMessage() {}
 
 func (x *PublicationRef) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[16]
+	mi := &file_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1168,7 @@ func (x *PublicationRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublicationRef.ProtoReflect.Descriptor instead.
 func (*PublicationRef) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{16}
+	return file_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PublicationRef) GetVolumeUuid() string {
@@ -1044,7 +1212,7 @@ type PublicationStatus struct {
 
 func (x *PublicationStatus) Reset() {
 	*x = PublicationStatus{}
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1224,7 @@ func (x *PublicationStatus) String() string {
 func (*PublicationStatus) ProtoMessage() {}
 
 func (x *PublicationStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[17]
+	mi := &file_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1237,7 @@ func (x *PublicationStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PublicationStatus.ProtoReflect.Descriptor instead.
 func (*PublicationStatus) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{17}
+	return file_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PublicationStatus) GetEnded() bool {
@@ -1108,7 +1276,7 @@ type BeginFormatResponse struct {
 
 func (x *BeginFormatResponse) Reset() {
 	*x = BeginFormatResponse{}
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1120,7 +1288,7 @@ func (x *BeginFormatResponse) String() string {
 func (*BeginFormatResponse) ProtoMessage() {}
 
 func (x *BeginFormatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[18]
+	mi := &file_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1133,7 +1301,7 @@ func (x *BeginFormatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginFormatResponse.ProtoReflect.Descriptor instead.
 func (*BeginFormatResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{18}
+	return file_agent_proto_rawDescGZIP(), []int{22}
 }
 
 type EndFormatResponse struct {
@@ -1144,7 +1312,7 @@ type EndFormatResponse struct {
 
 func (x *EndFormatResponse) Reset() {
 	*x = EndFormatResponse{}
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1324,7 @@ func (x *EndFormatResponse) String() string {
 func (*EndFormatResponse) ProtoMessage() {}
 
 func (x *EndFormatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_agent_proto_msgTypes[19]
+	mi := &file_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1337,7 @@ func (x *EndFormatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndFormatResponse.ProtoReflect.Descriptor instead.
 func (*EndFormatResponse) Descriptor() ([]byte, []int) {
-	return file_agent_proto_rawDescGZIP(), []int{19}
+	return file_agent_proto_rawDescGZIP(), []int{23}
 }
 
 var File_agent_proto protoreflect.FileDescriptor
@@ -1177,11 +1345,12 @@ var File_agent_proto protoreflect.FileDescriptor
 const file_agent_proto_rawDesc = "" +
 	"\n" +
 	"\vagent.proto\x12\x11holdfast.agent.v1\"\x10\n" +
-	"\x0eGetInfoRequest\"~\n" +
+	"\x0eGetInfoRequest\"\xaa\x01\n" +
 	"\x0fGetInfoResponse\x12\"\n" +
 	"\finstallation\x18\x01 \x01(\tR\finstallation\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12-\n" +
-	"\x05pools\x18\x03 \x03(\v2\x17.holdfast.agent.v1.PoolR\x05pools\"\xd3\x01\n" +
+	"\x05pools\x18\x03 \x03(\v2\x17.holdfast.agent.v1.PoolR\x05pools\x12*\n" +
+	"\x11retired_unix_nano\x18\x04 \x01(\x03R\x0fretiredUnixNano\"\xd3\x01\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aportals\x18\x02 \x03(\tR\aportals\x12\x1f\n" +
@@ -1253,7 +1422,13 @@ const file_agent_proto_rawDesc = "" +
 	"\x11UnpublishResponse\"\x19\n" +
 	"\x17ListPublicationsRequest\"^\n" +
 	"\x18ListPublicationsResponse\x12B\n" +
-	"\fpublications\x18\x01 \x03(\v2\x1e.holdfast.agent.v1.PublicationR\fpublications\"{\n" +
+	"\fpublications\x18\x01 \x03(\v2\x1e.holdfast.agent.v1.PublicationR\fpublications\"=\n" +
+	"\rRetireRequest\x12,\n" +
+	"\x12declared_unix_nano\x18\x01 \x01(\x03R\x10declaredUnixNano\"\x10\n" +
+	"\x0eRetireResponse\"<\n" +
+	"\fAdmitRequest\x12,\n" +
+	"\x12declared_unix_nano\x18\x01 \x01(\x03R\x10declaredUnixNano\"\x0f\n" +
+	"\rAdmitResponse\"{\n" +
 	"\x0ePublicationRef\x12\x1f\n" +
 	"\vvolume_uuid\x18\x01 \x01(\tR\n" +
 	"volumeUuid\x12\x12\n" +
@@ -1270,7 +1445,7 @@ const file_agent_proto_rawDesc = "" +
 	"\x05blank\x18\x03 \x01(\bR\x05blank\x12\x18\n" +
 	"\aportals\x18\x04 \x03(\tR\aportals\"\x15\n" +
 	"\x13BeginFormatResponse\"\x13\n" +
-	"\x11EndFormatResponse2\xcd\x05\n" +
+	"\x11EndFormatResponse2\xe8\x06\n" +
 	"\aControl\x12P\n" +
 	"\aGetInfo\x12!.holdfast.agent.v1.GetInfoRequest\x1a\".holdfast.agent.v1.GetInfoResponse\x12Q\n" +
 	"\fCreateVolume\x12&.holdfast.agent.v1.CreateVolumeRequest\x1a\x19.holdfast.agent.v1.Volume\x12K\n" +
@@ -1279,7 +1454,9 @@ const file_agent_proto_rawDesc = "" +
 	"\fDeleteVolume\x12&.holdfast.agent.v1.DeleteVolumeRequest\x1a'.holdfast.agent.v1.DeleteVolumeResponse\x12L\n" +
 	"\aPublish\x12!.holdfast.agent.v1.PublishRequest\x1a\x1e.holdfast.agent.v1.Publication\x12V\n" +
 	"\tUnpublish\x12#.holdfast.agent.v1.UnpublishRequest\x1a$.holdfast.agent.v1.UnpublishResponse\x12k\n" +
-	"\x10ListPublications\x12*.holdfast.agent.v1.ListPublicationsRequest\x1a+.holdfast.agent.v1.ListPublicationsResponse2\x89\x02\n" +
+	"\x10ListPublications\x12*.holdfast.agent.v1.ListPublicationsRequest\x1a+.holdfast.agent.v1.ListPublicationsResponse\x12M\n" +
+	"\x06Retire\x12 .holdfast.agent.v1.RetireRequest\x1a!.holdfast.agent.v1.RetireResponse\x12J\n" +
+	"\x05Admit\x12\x1f.holdfast.agent.v1.AdmitRequest\x1a .holdfast.agent.v1.AdmitResponse2\x89\x02\n" +
 	"\x04Node\x12Q\n" +
 	"\x06Status\x12!.holdfast.agent.v1.PublicationRef\x1a$.holdfast.agent.v1.PublicationStatus\x12X\n" +
 	"\vBeginFormat\x12!.holdfast.agent.v1.PublicationRef\x1a&.holdfast.agent.v1.BeginFormatResponse\x12T\n" +
@@ -1297,7 +1474,7 @@ func file_agent_proto_rawDescGZIP() []byte {
 	return file_agent_proto_rawDescData
 }
 
-var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_agent_proto_goTypes = []any{
 	(*GetInfoRequest)(nil),           // 0: holdfast.agent.v1.GetInfoRequest
 	(*GetInfoResponse)(nil),          // 1: holdfast.agent.v1.GetInfoResponse
@@ -1315,10 +1492,14 @@ var file_agent_proto_goTypes = []any{
 	(*UnpublishResponse)(nil),        // 13: holdfast.agent.v1.UnpublishResponse
 	(*ListPublicationsRequest)(nil),  // 14: holdfast.agent.v1.ListPublicationsRequest
 	(*ListPublicationsResponse)(nil), // 15: holdfast.agent.v1.ListPublicationsResponse
-	(*PublicationRef)(nil),           // 16: holdfast.agent.v1.PublicationRef
-	(*PublicationStatus)(nil),        // 17: holdfast.agent.v1.PublicationStatus
-	(*BeginFormatResponse)(nil),      // 18: holdfast.agent.v1.BeginFormatResponse
-	(*EndFormatResponse)(nil),        // 19: holdfast.agent.v1.EndFormatResponse
+	(*RetireRequest)(nil),            // 16: holdfast.agent.v1.RetireRequest
+	(*RetireResponse)(nil),           // 17: holdfast.agent.v1.RetireResponse
+	(*AdmitRequest)(nil),             // 18: holdfast.agent.v1.AdmitRequest
+	(*AdmitResponse)(nil),            // 19: holdfast.agent.v1.AdmitResponse
+	(*PublicationRef)(nil),           // 20: holdfast.agent.v1.PublicationRef
+	(*PublicationStatus)(nil),        // 21: holdfast.agent.v1.PublicationStatus
+	(*BeginFormatResponse)(nil),      // 22: holdfast.agent.v1.BeginFormatResponse
+	(*EndFormatResponse)(nil),        // 23: holdfast.agent.v1.EndFormatResponse
 }
 var file_agent_proto_depIdxs = []int32{
 	2,  // 0: holdfast.agent.v1.GetInfoResponse.pools:type_name -> holdfast.agent.v1.Pool
@@ -1332,22 +1513,26 @@ var file_agent_proto_depIdxs = []int32{
 	10, // 8: holdfast.agent.v1.Control.Publish:input_type -> holdfast.agent.v1.PublishRequest
 	12, // 9: holdfast.agent.v1.Control.Unpublish:input_type -> holdfast.agent.v1.UnpublishRequest
 	14, // 10: holdfast.agent.v1.Control.ListPublications:input_type -> holdfast.agent.v1.ListPublicationsRequest
-	16, // 11: holdfast.agent.v1.Node.Status:input_type -> holdfast.agent.v1.PublicationRef
-	16, // 12: holdfast.agent.v1.Node.BeginFormat:input_type -> holdfast.agent.v1.PublicationRef
-	16, // 13: holdfast.agent.v1.Node.EndFormat:input_type -> holdfast.agent.v1.PublicationRef
-	1,  // 14: holdfast.agent.v1.Control.GetInfo:output_type -> holdfast.agent.v1.GetInfoResponse
-	4,  // 15: holdfast.agent.v1.Control.CreateVolume:output_type -> holdfast.agent.v1.Volume
-	4,  // 16: holdfast.agent.v1.Control.GetVolume:output_type -> holdfast.agent.v1.Volume
-	7,  // 17: holdfast.agent.v1.Control.ListVolumes:output_type -> holdfast.agent.v1.ListVolumesResponse
-	9,  // 18: holdfast.agent.v1.Control.DeleteVolume:output_type -> holdfast.agent.v1.DeleteVolumeResponse
-	11, // 19: holdfast.agent.v1.Control.Publish:output_type -> holdfast.agent.v1.Publication
-	13, // 20: holdfast.agent.v1.Control.Unpublish:output_type -> holdfast.agent.v1.UnpublishResponse
-	15, // 21: holdfast.agent.v1.Control.ListPublications:output_type -> holdfast.agent.v1.ListPublicationsResponse
-	17, // 22: holdfast.agent.v1.Node.Status:output_type -> holdfast.agent.v1.PublicationStatus
-	18, // 23: holdfast.agent.v1.Node.BeginFormat:output_type -> holdfast.agent.v1.BeginFormatResponse
-	19, // 24: holdfast.agent.v1.Node.EndFormat:output_type -> holdfast.agent.v1.EndFormatResponse
-	14, // [14:25] is the sub-list for method output_type
-	3,  // [3:14] is the sub-list for method input_type
+	16, // 11: holdfast.agent.v1.Control.Retire:input_type -> holdfast.agent.v1.RetireRequest
+	18, // 12: holdfast.agent.v1.Control.Admit:input_type -> holdfast.agent.v1.AdmitRequest
+	20, // 13: holdfast.agent.v1.Node.Status:input_type -> holdfast.agent.v1.PublicationRef
+	20, // 14: holdfast.agent.v1.Node.BeginFormat:input_type -> holdfast.agent.v1.PublicationRef
+	20, // 15: holdfast.agent.v1.Node.EndFormat:input_type -> holdfast.agent.v1.PublicationRef
+	1,  // 16: holdfast.agent.v1.Control.GetInfo:output_type -> holdfast.agent.v1.GetInfoResponse
+	4,  // 17: holdfast.agent.v1.Control.CreateVolume:output_type -> holdfast.agent.v1.Volume
+	4,  // 18: holdfast.agent.v1.Control.GetVolume:output_type -> holdfast.agent.v1.Volume
+	7,  // 19: holdfast.agent.v1.Control.ListVolumes:output_type -> holdfast.agent.v1.ListVolumesResponse
+	9,  // 20: holdfast.agent.v1.Control.DeleteVolume:output_type -> holdfast.agent.v1.DeleteVolumeResponse
+	11, // 21: holdfast.agent.v1.Control.Publish:output_type -> holdfast.agent.v1.Publication
+	13, // 22: holdfast.agent.v1.Control.Unpublish:output_type -> holdfast.agent.v1.UnpublishResponse
+	15, // 23: holdfast.agent.v1.Control.ListPublications:output_type -> holdfast.agent.v1.ListPublicationsResponse
+	17, // 24: holdfast.agent.v1.Control.Retire:output_type -> holdfast.agent.v1.RetireResponse
+	19, // 25: holdfast.agent.v1.Control.Admit:output_type -> holdfast.agent.v1.AdmitResponse
+	21, // 26: holdfast.agent.v1.Node.Status:output_type -> holdfast.agent.v1.PublicationStatus
+	22, // 27: holdfast.agent.v1.Node.BeginFormat:output_type -> holdfast.agent.v1.BeginFormatResponse
+	23, // 28: holdfast.agent.v1.Node.EndFormat:output_type -> holdfast.agent.v1.EndFormatResponse
+	16, // [16:29] is the sub-list for method output_type
+	3,  // [3:16] is the sub-list for method input_type
 	3,  // [3:3] is the sub-list for extension type_name
 	3,  // [3:3] is the sub-list for extension extendee
 	0,  // [0:3] is the sub-list for field type_name
@@ -1364,7 +1549,7 @@ func file_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_agent_proto_rawDesc), len(file_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

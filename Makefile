@@ -15,12 +15,13 @@ AWAY ?= 10m
 # 0 chooses one, and prints it.
 SEED ?= 0
 GOLANGCI := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+HELM := helm.sh/helm/v3/cmd/helm@v3.21.4
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.11
 PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build image packages e2e-k8s e2e-storage k8s-long k8s-bin demo test rest unit modules kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
+.PHONY: help build image manifests packages e2e-k8s e2e-storage k8s-long k8s-bin demo test rest unit modules kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
@@ -29,6 +30,12 @@ build: ## compile bin build/bin/holdfast
 
 image: ## the container image for amd64 and arm64, without a daemon, in build/image; PUSH=REGISTRY/NAME:TAG pushes it
 	$(GO) -C hack/image run . --version $(VERSION) $(if $(PUSH),--tag $(PUSH) --push $(PUSH))
+
+# What an editor of plain manifests wants; VALUES as holdfast target init writes them.
+manifests: ## the chart as plain manifests, in build/manifests: VALUES=FILE
+	@test -n "$(VALUES)" || { echo "VALUES: want the values.yaml that holdfast target init wrote" >&2; exit 1; }
+	mkdir -p build/manifests
+	$(GO) run $(HELM) template holdfast deploy/chart/holdfast --namespace holdfast -f $(VALUES) >build/manifests/holdfast.yaml
 
 packages: ## Debian package and archive for storage hosts, in build/packages
 	./hack/package $(VERSION) build/packages

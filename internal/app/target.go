@@ -48,7 +48,7 @@ func newTargetCommand() *cobra.Command {
 	}
 	o.addFlags(cmd)
 	cmd.PersistentFlags().StringVar(&o.config, "config", defaultTargetConfig, "configuration file")
-	cmd.AddCommand(newTargetInitCommand(&o), newTargetIssueCommand(), newTargetInviteCommand(), newTargetStopCommand(&o))
+	cmd.AddCommand(newTargetInitCommand(&o), newTargetIssueCommand(), newTargetInviteCommand(), newTargetFoundCommand(), newTargetStopCommand(&o))
 	return cmd
 }
 

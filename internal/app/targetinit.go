@@ -26,6 +26,7 @@ const certificateTime = 5 * 365 * 24 * time.Hour
 type initOptions struct {
 	dir, state, host, listen, address, cluster, join string
 	pools                                            []string
+	ifNeeded                                         bool
 }
 
 func newTargetInitCommand(t *targetOptions) *cobra.Command {
@@ -56,6 +57,7 @@ func newTargetInitCommand(t *targetOptions) *cobra.Command {
 	f.StringVar(&o.listen, "listen", config.DefaultListen, "address of the agent itself")
 	f.StringVar(&o.cluster, "cluster-id", "", "ID of the Kubernetes cluster, part of every node's identity; a random one by default")
 	f.StringVar(&o.join, "join", "", "file that `holdfast target invite` printed on a storage host of the same cluster")
+	f.BoolVar(&o.ifNeeded, "if-needed", false, "succeed, and change nothing, if this host was set up before")
 	f.StringArrayVar(&o.pools, "pool", nil, "pool as NAME=DIR[,PORT]; the first has port 4420 by default, the next 4421 and so on")
 	return cmd
 }
@@ -67,6 +69,10 @@ func initTarget(cmd *cobra.Command, o initOptions) error {
 	}
 	path := filepath.Join(o.dir, "target.yaml")
 	if _, err := os.Lstat(path); err == nil {
+		if o.ifNeeded {
+			cmd.Printf("%s exists: this storage host was set up before\n", path)
+			return nil
+		}
 		return fmt.Errorf("%s exists: this storage host was set up before; nothing is changed: %w", path, volume.ErrPrecondition)
 	}
 	to, authority, err := o.installation(cfg)

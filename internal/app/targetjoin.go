@@ -46,7 +46,7 @@ func newTargetInviteCommand() *cobra.Command {
 			"keep it secret, and delete it when the other host is set up.\n\n" +
 			"This host knows of no storage host that joined later: with --values it names all\n" +
 			"that the installation has.",
-		Example: "  helm get values holdfast -n holdfast > values.yaml     # where you run helm; copy it here\n" +
+		Example: "  helm get values holdfast -n holdfast -o yaml > values.yaml     # where you run helm; copy it here\n" +
 			"  holdfast target invite join.yaml --values values.yaml\n" +
 			"  holdfast target init --join join.yaml --host box2 --address 10.0.0.3 --pool fast=/srv/fast     # on the other host",
 		Args: cobra.ExactArgs(1),
@@ -124,8 +124,8 @@ func readInvitation(path string) (invitation, error) {
 	if err := yaml.UnmarshalStrict(b, &i); err != nil {
 		return i, fmt.Errorf("join: %s: %w: %w", path, volume.ErrInvalid, err)
 	}
-	if i.ClusterID == "" || len(i.Hosts) == 0 {
-		return i, fmt.Errorf("join: %s: want what `holdfast target invite` printed on a storage host: %w", path, volume.ErrInvalid)
+	if i.ClusterID == "" {
+		return i, fmt.Errorf("join: %s: want what `holdfast target invite` printed on a storage host, or `holdfast target found`: %w", path, volume.ErrInvalid)
 	}
 	if _, err := pki.ParseAuthority([]byte(i.CA), []byte(i.CAKey)); err != nil {
 		return i, fmt.Errorf("join: %s: %w", path, err)
@@ -143,8 +143,12 @@ func (i invitation) with(host listedHost) (installed, error) {
 
 // What is for Kubernetes lies in a directory of its own, to be copied whole.
 func kubernetesDir(dir string) string { return filepath.Join(dir, "kubernetes") }
-func valuesFile(dir string) string    { return filepath.Join(kubernetesDir(dir), "values.yaml") }
-func secretsFile(dir string) string   { return filepath.Join(kubernetesDir(dir), "secrets.yaml") }
+func valuesFile(dir string) string    { return filepath.Join(kubernetesDir(dir), valuesName) }
+
+const (
+	valuesName  = "values.yaml"
+	secretsName = "secrets.yaml"
+)
 
 // Names that the chart has by default.
 const (
@@ -158,18 +162,22 @@ func writeKubernetes(dir string, of installed) error {
 	if err := of.check(); err != nil {
 		return err
 	}
-	values, err := yaml.Marshal(of)
-	if err != nil {
-		return err
-	}
 	secrets, err := secretObjects(filepath.Join(dir, "tls"))
 	if err != nil {
 		return err
 	}
+	return writeObjects(kubernetesDir(dir), of, secrets)
+}
+
+func writeObjects(dir string, values any, secrets []byte) error {
+	text, err := yaml.Marshal(values)
+	if err != nil {
+		return err
+	}
 	return errors.Join(
-		os.MkdirAll(kubernetesDir(dir), 0o700),
-		os.WriteFile(valuesFile(dir), values, 0o600),
-		os.WriteFile(secretsFile(dir), secrets, 0o600),
+		os.MkdirAll(dir, 0o700),
+		os.WriteFile(filepath.Join(dir, valuesName), text, 0o600),
+		os.WriteFile(filepath.Join(dir, secretsName), secrets, 0o600),
 	)
 }
 
@@ -187,7 +195,8 @@ func (i installed) check() error {
 	return err
 }
 
-func secretObjects(tls string) ([]byte, error) {
+// secretObjects are the namespace and the Secrets; more are added as they are.
+func secretObjects(tls string, more ...any) ([]byte, error) {
 	// The node plugin is privileged, which the namespace has to allow where Pod
 	// Security is enforced.
 	objects := []any{map[string]any{
@@ -203,14 +212,10 @@ func secretObjects(tls string) ([]byte, error) {
 			}
 			data[key] = string(b)
 		}
-		objects = append(objects, map[string]any{
-			"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
-			"metadata":   map[string]string{"name": fmt.Sprintf(secretOf, role), "namespace": kubernetesNamespace},
-			"stringData": data,
-		})
+		objects = append(objects, secretObject(fmt.Sprintf(secretOf, role), data))
 	}
 	var out []byte
-	for _, o := range objects {
+	for _, o := range append(objects, more...) {
 		text, err := yaml.Marshal(o)
 		if err != nil {
 			return nil, err
@@ -218,4 +223,12 @@ func secretObjects(tls string) ([]byte, error) {
 		out = append(append(out, "---\n"...), text...)
 	}
 	return out, nil
+}
+
+func secretObject(name string, data map[string]string) map[string]any {
+	return map[string]any{
+		"apiVersion": "v1", "kind": "Secret", "type": "Opaque",
+		"metadata":   map[string]string{"name": name, "namespace": kubernetesNamespace},
+		"stringData": data,
+	}
 }

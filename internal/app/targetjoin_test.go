@@ -134,12 +134,12 @@ func TestKubernetesFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	etc := filepath.Join(dir, "etc")
-	for _, path := range []string{valuesFile(etc), secretsFile(etc)} {
+	for _, path := range []string{valuesFile(etc), filepath.Join(kubernetesDir(etc), secretsName)} {
 		if fi, err := os.Stat(path); err != nil || fi.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v %v", path, fi, err)
 		}
 	}
-	docs := strings.Split("\n"+string(read(t, secretsFile(etc))), "\n---\n")[1:]
+	docs := strings.Split("\n"+string(read(t, filepath.Join(kubernetesDir(etc), secretsName))), "\n---\n")[1:]
 	if len(docs) != 3 {
 		t.Fatalf("%d objects", len(docs))
 	}
@@ -186,5 +186,41 @@ func TestBadInvitation(t *testing.T) {
 	}
 	if _, err := run(t, "target", "invite", filepath.Join(dir, "x"), "--dir", dir); !errors.Is(err, volume.ErrPrecondition) {
 		t.Errorf("not set up: %v", err)
+	}
+}
+
+// What found writes is what a node needs to become a storage host.
+func TestTargetFound(t *testing.T) {
+	dir, args := initArgs(t)
+	out := filepath.Join(dir, "kubernetes")
+	if text, err := run(t, "target", "found", out); err != nil || !strings.Contains(text, "secrets.yaml") {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if _, err := run(t, "target", "found", out); !errors.Is(err, volume.ErrPrecondition) {
+		t.Errorf("a directory that is there: %v", err)
+	}
+	docs := strings.Split("\n"+string(read(t, filepath.Join(out, secretsName))), "\n---\n")[1:]
+	var secret struct {
+		Metadata   struct{ Name, Namespace string }
+		StringData map[string]string
+	}
+	if err := yaml.Unmarshal([]byte(docs[3]), &secret); err != nil || len(docs) != 4 || secret.Metadata.Name != "holdfast-invitation" || secret.Metadata.Namespace != "holdfast" {
+		t.Fatalf("%v, %+v of %d", err, secret.Metadata, len(docs))
+	}
+	join := filepath.Join(dir, "join.yaml")
+	if err := os.WriteFile(join, []byte(secret.StringData["join.yaml"]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	args = append(args, "--join", join, "--if-needed")
+	if text, err := run(t, args...); err != nil {
+		t.Fatalf("%v\n%s", err, text)
+	}
+	if text, err := run(t, args...); err != nil || !strings.Contains(text, "set up before") {
+		t.Errorf("again: %v\n%s", err, text)
+	}
+	var values, host installed
+	err := errors.Join(yaml.Unmarshal(read(t, filepath.Join(out, valuesName)), &values), yaml.Unmarshal(read(t, valuesFile(filepath.Join(dir, "etc"))), &host))
+	if err != nil || values.ClusterID == "" || values.ClusterID != host.ClusterID {
+		t.Errorf("%v: clusters %q and %q", err, values.ClusterID, host.ClusterID)
 	}
 }

@@ -45,6 +45,7 @@ func TestCluster(t *testing.T) {
 		{"csi-sanity", sanity}, {"external-storage", externalStorage},
 		{"several-hosts", severalHosts}, // after those that know where their volume is
 		{"retire", retireHost},
+		{"storage-node", storageNode},
 		{"uninstall", uninstall},
 	} {
 		t.Run(part.name, part.test)

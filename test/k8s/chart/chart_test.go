@@ -150,18 +150,58 @@ func TestFlags(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	all := objects(t, with(values{"logDebug": true, "logJSON": true}))
-	for _, c := range []corev1.Container{
-		all["Deployment"][0].(*appsv1.Deployment).Spec.Template.Spec.Containers[0],
-		all["DaemonSet"][0].(*appsv1.DaemonSet).Spec.Template.Spec.Containers[0],
-	} {
-		if !slices.Contains(c.Args, "--log-json") {
+	all := objects(t, with(chartutil.CoalesceTables(values{"logDebug": true, "logJSON": true}, target(nil))))
+	containers := all["Deployment"][0].(*appsv1.Deployment).Spec.Template.Spec.Containers[:1]
+	for _, o := range all["DaemonSet"] {
+		pod := o.(*appsv1.DaemonSet).Spec.Template.Spec
+		containers = append(append(containers, pod.Containers[0]), pod.InitContainers...)
+	}
+	for _, c := range containers {
+		if c.Name != "init" && !slices.Contains(c.Args, "--log-json") {
 			t.Errorf("%v", c.Args)
 		}
 		if out, err := exec.Command(binary, append(c.Args, "--help")...).CombinedOutput(); err != nil {
 			t.Errorf("holdfast %s: %v\n%s", strings.Join(c.Args, " "), err, out)
 		}
 	}
+}
+
+// target makes storage hosts of nodes.
+func target(more values) values {
+	return values{"target": chartutil.CoalesceTables(more, values{"enabled": true, "pools": []any{values{"name": "fast", "path": "/srv/fast"}, values{"name": "slow", "path": "/srv/slow", "port": 4500}}})}
+}
+
+// A node that is a storage host is set up as one outside of the cluster, and finds its
+// pools where they are on the node.
+func TestTarget(t *testing.T) {
+	if n := len(objects(t, least())["DaemonSet"]); n != 1 {
+		t.Errorf("%d DaemonSets that nobody asked for", n-1)
+	}
+	for _, o := range objects(t, with(target(nil)))["DaemonSet"] {
+		set := o.(*appsv1.DaemonSet)
+		if set.Name != "hf-target" {
+			continue
+		}
+		pod := set.Spec.Template.Spec
+		init := strings.Join(pod.InitContainers[0].Args, " ")
+		for _, want := range []string{"--pool=fast=/srv/fast", "--pool=slow=/srv/slow,4500", "--join=/invitation/join.yaml", "--if-needed", "--host=$(NODE_NAME)"} {
+			if !strings.Contains(init+" ", want+" ") {
+				t.Errorf("init does not have %s: %s", want, init)
+			}
+		}
+		for _, c := range []corev1.Container{pod.InitContainers[0], pod.Containers[0]} {
+			for _, path := range []string{"/srv/fast", "/srv/slow", "/etc/holdfast", "/var/lib/holdfast"} {
+				if !slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == path && !m.ReadOnly }) {
+					t.Errorf("%s has no %s", c.Name, path)
+				}
+			}
+		}
+		if pod.NodeSelector["holdfast.io/storage"] != "true" || !pod.HostNetwork {
+			t.Errorf("%v, network of the node: %v", pod.NodeSelector, pod.HostNetwork)
+		}
+		return
+	}
+	t.Error("there is none")
 }
 
 // Where nodes differ the scheduler heeds room, and only there.
@@ -217,6 +257,9 @@ func TestRefused(t *testing.T) {
 		{"unknown key further in", with(values{"node": values{"kubeletDirectory": "/x"}}), "kubeletDirectory"},
 		{"no duration", with(values{"node": values{"withdrawnGrace": "30"}}), "withdrawnGrace"},
 		{"relative directory", with(values{"node": values{"kubeletDir": "var/lib/kubelet"}}), "kubeletDir"},
+		{"a target without a pool", with(values{"target": values{"enabled": true}}), "pools"},
+		{"a target on every node", with(values{"target": values{"enabled": true, "nodeSelector": nil, "pools": []any{values{"name": "fast", "path": "/srv/fast"}}}}), "nodeSelector"},
+		{"a pool's relative directory", with(target(values{"pools": []any{values{"name": "fast", "path": "srv"}}})), "path"},
 		{"unknown guard", with(values{"storageClasses": []any{values{"name": "a", "parameters": values{"guard": "md"}}}}), "guard"},
 	} {
 		if _, err := render(t, c.values); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/holdfast-csi/holdfast/internal/command"
 	"github.com/holdfast-csi/holdfast/internal/volume"
@@ -39,13 +40,14 @@ func ParseKind(name string) (Kind, error) {
 
 // Format makes a file system. The caller has proven that it may. When ctx ends
 // the program is killed, which leaves a half-made file system; the caller's
-// "formatting" record is what makes that harmless.
-func Format(ctx context.Context, run Runner, device string, kind Kind) error {
+// "formatting" record is what makes that harmless. Options are those of
+// ParseFormatOptions.
+func Format(ctx context.Context, run Runner, device string, kind Kind, options []string) error {
 	args, ok := mkfsArgs[kind]
 	if !ok {
 		return fmt.Errorf("format %s: fsType %q: %w", device, kind, volume.ErrInvalid)
 	}
-	if _, err := run.Run(ctx, args[0], append(args[1:len(args):len(args)], device)...); err != nil {
+	if _, err := run.Run(ctx, args[0], slices.Concat(args[1:], options, []string{device})...); err != nil {
 		return fmt.Errorf("format %s: %w", device, err)
 	}
 	return nil

@@ -82,7 +82,7 @@ func TestFormat(t *testing.T) {
 				t.Fatalf("before: %+v", c)
 			}
 			for range 2 { // over itself too: a format that was cut short is begun again
-				if err := Format(t.Context(), command.Exec{}, path, kind); err != nil {
+				if err := Format(t.Context(), command.Exec{}, path, kind, nil); err != nil {
 					t.Fatalf("%v (package %s)", err, packages[mkfsArgs[kind][0]])
 				}
 				if c := probeFile(t, path); c.Kind != kind || c.NeedsCheck || c.DeclaredBytes <= size/2 || c.DeclaredBytes > size {
@@ -99,7 +99,7 @@ func TestFormat(t *testing.T) {
 			}
 		})
 	}
-	if err := Format(t.Context(), command.Exec{}, "/nowhere", Other); !errors.Is(err, volume.ErrInvalid) {
+	if err := Format(t.Context(), command.Exec{}, "/nowhere", Other, nil); !errors.Is(err, volume.ErrInvalid) {
 		t.Errorf("no kind: %v", err)
 	}
 }
@@ -114,7 +114,7 @@ func TestFormatArguments(t *testing.T) {
 		var got []string
 		record := runnerFunc(func(name string, args ...string) error { got = append([]string{name}, args...); return nil })
 		for range 2 {
-			if err := Format(t.Context(), record, "/dev/x", kind); err != nil || !slices.Equal(got, want) {
+			if err := Format(t.Context(), record, "/dev/x", kind, nil); err != nil || !slices.Equal(got, want) {
 				t.Errorf("%s: %v, %v", kind, got, err)
 			}
 		}

@@ -65,8 +65,10 @@ type StageRequest struct {
 	StagingPath  string
 	FSType       string
 	MountOptions []string
-	ReadOnly     bool
-	Attachment   Attachment
+	// FormatOptions are for the mkfs, should one be needed (ParseFormatOptions).
+	FormatOptions []string `json:",omitempty"`
+	ReadOnly      bool
+	Attachment    Attachment
 	// Claim is what people call the volume, NAMESPACE/NAME; "" if that is not known.
 	// Nothing is decided by it.
 	Claim string `json:",omitempty"`

@@ -172,7 +172,7 @@ func (n *Node) formatManaged(ctx context.Context, rec Record) error {
 // or finds out why it cannot.
 func (n *Node) makeFileSystem(ctx context.Context, rec Record) error {
 	n.Log.Info("formatting a volume that was never written", "volume", rec.Stage.VolumeID, "fsType", rec.Stage.FSType, "disk", rec.Disk)
-	if err := n.Disk.Format(ctx, rec.Device, rec.Kind()); err != nil {
+	if err := n.Disk.Format(ctx, rec.Device, rec.Kind(), rec.Stage.FormatOptions); err != nil {
 		return fmt.Errorf("%w (%w)", volume.ErrPending, err)
 	}
 	if err := n.bounded.Do(ctx, "flush "+rec.Device, func() error { return n.Flusher.FlushDevice(rec.Device) }); err != nil {

@@ -54,7 +54,7 @@ type mounter interface {
 type disk interface {
 	Probe(ctx context.Context, device string, size int64) (filesystem.Content, error)
 	AllZero(ctx context.Context, device string, size int64) (bool, error)
-	Format(ctx context.Context, device string, kind filesystem.Kind) error
+	Format(ctx context.Context, device string, kind filesystem.Kind, options []string) error
 	Check(ctx context.Context, device string, kind filesystem.Kind) error
 }
 

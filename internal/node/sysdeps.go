@@ -59,8 +59,8 @@ func (System) AllZero(ctx context.Context, device string, size int64) (zero bool
 }
 
 // Format is filesystem.Format.
-func (s System) Format(ctx context.Context, device string, kind filesystem.Kind) error {
-	return filesystem.Format(ctx, s.Run, device, kind)
+func (s System) Format(ctx context.Context, device string, kind filesystem.Kind, options []string) error {
+	return filesystem.Format(ctx, s.Run, device, kind, options)
 }
 
 // Check is filesystem.Check.

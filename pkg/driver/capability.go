@@ -52,6 +52,32 @@ func checkCapabilities(cs []*csi.VolumeCapability) error {
 	return nil
 }
 
+// checkFormatOptions refuses options of mkfs that one of the file systems asked for
+// does not take.
+func checkFormatOptions(options string, cs []*csi.VolumeCapability) error {
+	for _, c := range cs {
+		if c.GetMount() == nil {
+			continue
+		}
+		if _, err := formatOptions(options, c.GetMount().GetFsType()); err != nil {
+			return fmt.Errorf("parameter %w", err)
+		}
+	}
+	return nil
+}
+
+func formatOptions(options, fsType string) ([]string, error) {
+	kind, err := filesystem.ParseKind(fsType)
+	if err != nil {
+		return nil, err
+	}
+	list, err := filesystem.ParseFormatOptions(kind, options)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", paramMkfs, err)
+	}
+	return list, nil
+}
+
 // required fails for the first empty one of name, value pairs.
 func required(pairs ...string) error {
 	for i := 0; i+1 < len(pairs); i += 2 {

@@ -15,6 +15,7 @@ const (
 	paramHost  = "host"  // storage host, by its name in the hosts file
 	paramPool  = "pool"  // pool on the storage host
 	paramGuard = "guard" // what holds I/O when the device goes: auto, kernel or dm
+	paramMkfs  = "mkfsOptions"
 )
 
 // sidecarPrefix marks what the sidecars add (PVC name and so on): not ours to judge.
@@ -37,6 +38,9 @@ type Class struct {
 	Where      backend.Placement
 	Connection NVMEConnectionParams
 	Guard      string
+	// FormatOptions are for mkfs, as they were given: which they may be depends on the
+	// file system, which is not a class's to say.
+	FormatOptions string
 	// Namespace and Claim are those of the PersistentVolumeClaim, if they were told.
 	Namespace, Claim string
 }
@@ -44,7 +48,7 @@ type Class struct {
 // ParseClass reads the parameters of a StorageClass. A key that is not known
 // is refused: misspelt, it would be a setting that silently does nothing.
 func ParseClass(params map[string]string) (Class, error) {
-	known := append(ConnectionKeys(), paramHost, paramPool, paramGuard)
+	known := append(ConnectionKeys(), paramHost, paramPool, paramGuard, paramMkfs)
 	for k, v := range params {
 		if !slices.Contains(known, k) && !strings.HasPrefix(k, sidecarPrefix) {
 			slices.Sort(known)
@@ -58,7 +62,7 @@ func ParseClass(params map[string]string) (Class, error) {
 	if conn.KeepAliveTmo > maxManagedKeepAlive {
 		return Class{}, fmt.Errorf("parameter %s: value %d: at most %d, because withdrawing a volume from a node may have to wait that long: %w", paramKeepAliveTmo, conn.KeepAliveTmo, maxManagedKeepAlive, volume.ErrInvalid)
 	}
-	c := Class{Where: backend.Placement{Host: params[paramHost], Pool: params[paramPool]}, Connection: conn, Guard: params[paramGuard], Namespace: params[pvcNamespace], Claim: params[pvcName]}
+	c := Class{Where: backend.Placement{Host: params[paramHost], Pool: params[paramPool]}, Connection: conn, Guard: params[paramGuard], FormatOptions: params[paramMkfs], Namespace: params[pvcNamespace], Claim: params[pvcName]}
 	for what, name := range map[string]string{paramHost: c.Where.Host, paramPool: c.Where.Pool} {
 		if name == "" {
 			continue
@@ -83,6 +87,9 @@ func (c *Class) checkGuard() error {
 func (c Class) volumeContext() map[string]string {
 	ctx := ToVolumeContext(c.Connection)
 	ctx[paramGuard] = c.Guard
+	if c.FormatOptions != "" {
+		ctx[paramMkfs] = c.FormatOptions
+	}
 	if c.Namespace != "" && c.Claim != "" {
 		ctx[pvcNamespace], ctx[pvcName] = c.Namespace, c.Claim
 	}

@@ -55,6 +55,9 @@ func (c *Controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 	if err != nil {
 		return nil, err
 	}
+	if err := checkFormatOptions(class.FormatOptions, req.GetVolumeCapabilities()); err != nil {
+		return nil, err
+	}
 	if class.Where.Tiers, err = c.Topology.tiers(c.Hosts.Names(), req.GetAccessibilityRequirements()); err != nil {
 		return nil, fmt.Errorf("volume %q: %w", req.GetName(), err)
 	}

@@ -344,3 +344,37 @@ func TestCapabilities(t *testing.T) {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 }
+
+// Options of mkfs are judged when the volume is made, for the file system that is
+// asked for, and travel to the node.
+func TestFormatOptions(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	for name, x := range map[string]struct{ fsType, options, says string }{
+		"ext4":            {"ext4", "-m 0 -i 65536", ""},
+		"the default":     {"", "-m 0", ""},
+		"xfs":             {"xfs", "-m reflink=1", ""},
+		"another's":       {"xfs", "-m 0", "mkfsOptions"},
+		"without journal": {"ext4", "-O ^has_journal", "has_journal"},
+		"a device":        {"ext4", "/dev/sda", "/dev/sda"},
+		"block":           {"block", "-m 0", ""},
+	} {
+		req := createRequest(name, map[string]string{"mkfsOptions": x.options, "host": "alpha"})
+		if x.fsType == "block" {
+			req.VolumeCapabilities[0].AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+		} else {
+			req.VolumeCapabilities[0].AccessType = &csi.VolumeCapability_Mount{Mount: &csi.VolumeCapability_MountVolume{FsType: x.fsType}}
+		}
+		resp, err := c.CreateVolume(t.Context(), req)
+		if x.says != "" {
+			c.wantCode(name, err, "InvalidArgument")
+			if !strings.Contains(err.Error(), x.says) {
+				t.Errorf("%s: %v does not say %q", name, err, x.says)
+			}
+			continue
+		}
+		if err != nil || resp.GetVolume().GetVolumeContext()["mkfsOptions"] != x.options {
+			t.Errorf("%s: %v, %v", name, resp, err)
+		}
+	}
+}

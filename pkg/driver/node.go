@@ -97,6 +97,9 @@ func (n *Node) stageRequest(volumeID, staging string, c *csi.VolumeCapability, v
 		if err != nil {
 			return node.StageRequest{}, err
 		}
+		if req.FormatOptions, err = formatOptions(volumeContext[paramMkfs], m.GetFsType()); err != nil {
+			return node.StageRequest{}, fmt.Errorf("volume context: key %w", err)
+		}
 		req.FSType, req.MountOptions = string(kind), m.GetMountFlags()
 		req.ReadOnly = c.GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY || slices.Contains(m.GetMountFlags(), "ro")
 	}

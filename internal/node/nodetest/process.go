@@ -249,7 +249,7 @@ func (p *Process) AllZero(_ context.Context, device string, _ int64) (zero bool,
 }
 
 // Format implements node.Options.Disk.
-func (p *Process) Format(_ context.Context, device string, kind filesystem.Kind) error {
+func (p *Process) Format(_ context.Context, device string, kind filesystem.Kind, _ []string) error {
 	return p.step("Format",
 		func() error { return p.m.onDisk(device, func(x Medium) error { return x.Format(kind) }) },
 		func() error { return p.m.onDisk(device, func(x Medium) error { return x.Tear() }) })

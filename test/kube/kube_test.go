@@ -41,7 +41,7 @@ func TestCluster(t *testing.T) {
 		name string
 		test func(*testing.T)
 	}{
-		{"install", install}, {"volumes", volumes}, {"by-hand", byHand}, {"outages", outages}, {"give-up", giveUp}, {"node-death", nodeDeath}, {"drain", drain},
+		{"install", install}, {"volumes", volumes}, {"ten", ten}, {"by-hand", byHand}, {"outages", outages}, {"give-up", giveUp}, {"node-death", nodeDeath}, {"drain", drain},
 		{"csi-sanity", sanity}, {"external-storage", externalStorage},
 		{"several-hosts", severalHosts}, // after those that know where their volume is
 		{"retire", retireHost},

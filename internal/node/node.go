@@ -36,6 +36,7 @@ type Node struct {
 	clocks   statefile.Dir[map[string]Clock]
 	volumes  keylock.Set
 	sessions sessionLocks
+	formats  slots // by session
 	bounded  *filesystem.Bounded
 	finite   finite
 }

@@ -62,11 +62,16 @@ func (n *Node) prepare(ctx context.Context, rec Record, act action) error {
 		return nil
 	case checkIt:
 		return n.Disk.Check(ctx, rec.Device, rec.Kind())
-	case formatZeroed:
-		return n.makeFileSystem(ctx, rec)
-	default:
-		return n.formatManaged(ctx, rec)
 	}
+	release, err := n.formats.take(ctx, rec.Stage.Attachment.Session.NQN)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if act == formatZeroed {
+		return n.makeFileSystem(ctx, rec)
+	}
+	return n.formatManaged(ctx, rec)
 }
 
 func (n *Node) facts(ctx context.Context, rec Record, device string, size int64, status <-chan statusAnswer) (formatFacts, error) {

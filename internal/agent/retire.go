@@ -19,8 +19,14 @@ func (s *Service) Retire(_ context.Context, declared time.Time) error {
 	ended, news := 0, false
 	err := s.db.Update(func(tx *store.Tx) error {
 		r, err := tx.Retirement()
-		if err != nil || !declared.After(r.Admitted) || !declared.After(r.Declared) {
+		switch {
+		case err != nil:
 			return err
+		case declared.Before(r.Admitted) || declared.Before(r.Declared):
+			return fmt.Errorf("the declaration of %s is older than what storage host %s knows (declared %s, admitted %s): %w",
+				declared.Format(time.RFC3339Nano), s.host, r.Declared.Format(time.RFC3339Nano), r.Admitted.Format(time.RFC3339Nano), volume.ErrPrecondition)
+		case declared.Equal(r.Admitted) || declared.Equal(r.Declared):
+			return nil
 		}
 		r.Declared = declared.UTC()
 		if ended, err = endAll(tx); err != nil {

@@ -40,7 +40,7 @@ func TestRetire(t *testing.T) {
 	must(t, a.Admit(t.Context(), declared))
 	must(t, a.Admit(t.Context(), declared))
 	must(t, a.Retire(t.Context(), declared)) // from somebody who has not heard yet
-	must(t, a.Retire(t.Context(), declared.Add(-time.Hour)))
+	agenttest.WantErr(t, a.Retire(t.Context(), declared.Add(-time.Hour)), volume.ErrPrecondition, "older")
 	if p := publishTo(t, a, volume.Volume{UUID: f.published[0].Volume}, 2); !isShown(f.env, p) || p.Generation != f.published[0].Generation+1 {
 		t.Errorf("published after admission: %+v", p)
 	}
@@ -48,6 +48,7 @@ func TestRetire(t *testing.T) {
 		t.Errorf("info: %v, %v", info.Retired, err)
 	}
 	must(t, a.Retire(t.Context(), declared.Add(time.Hour)))
+	agenttest.WantErr(t, a.Retire(t.Context(), declared.Add(time.Minute)), volume.ErrPrecondition, "older")
 	agenttest.WantErr(t, a.Admit(t.Context(), declared), volume.ErrPrecondition, "again")
 }
 

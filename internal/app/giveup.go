@@ -39,5 +39,5 @@ func (o operator) waiting() []giveup.Waiting {
 
 // persistentVolume is the name of a record's, from the kubelet's paths.
 func persistentVolume(r node.Record) string {
-	return giveup.PersistentVolumeOf(append(slices.Sorted(maps.Keys(r.Targets)), r.Stage.StagingPath))
+	return giveup.PersistentVolumeOf(append(slices.Sorted(maps.Keys(r.Targets)), r.LastTarget, r.Stage.StagingPath))
 }

@@ -114,18 +114,25 @@ as the controller has told it, and exports nothing until ` + "`holdfast admit HO
 			if err != nil {
 				return err
 			}
-			if err := r.silent(cmd.Context(), while); err != nil {
-				return err
-			}
-			list, err := r.volumes(cmd.Context())
+			h, err := r.holding(cmd.Context())
 			if err != nil {
 				return err
 			}
-			r.show(list)
+			if err := r.silent(cmd.Context(), h, while); err != nil {
+				return err
+			}
+			r.show(h)
 			if !yes && !confirm(cmd, "Declare "+r.host+" gone for good?") {
 				return fmt.Errorf("nothing was changed: %w", context.Canceled)
 			}
-			return r.retire(cmd.Context(), list)
+			// It may have come back while it was thought over.
+			if h, err = r.holding(cmd.Context()); err == nil {
+				err = r.silent(cmd.Context(), h, 0)
+			}
+			if err != nil {
+				return err
+			}
+			return r.retire(cmd.Context(), h)
 		},
 	}
 	o.addFlags(cmd)

@@ -28,13 +28,13 @@ func newTargetFoundCommand() *cobra.Command {
 			"are nodes of the cluster (target.enabled of the chart), and write values and Secrets\n" +
 			"for it to DIR, which must not exist. One of the Secrets has the authority's key in it.",
 		Example: "  holdfast target found kubernetes\n" +
-			"  kubectl apply -f kubernetes/secrets.yaml",
+			"  kubectl create -f kubernetes/secrets.yaml",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := found(args[0], cluster); err != nil {
 				return err
 			}
-			cmd.Printf("Written to %[1]s. Apply %[1]s/%[2]s, list the nodes as hosts in %[1]s/%[3]s, and install the chart with it.\n", args[0], secretsName, valuesName)
+			cmd.Printf("Written to %[1]s. Create what is in %[1]s/%[2]s (kubectl create, which replaces nothing), list the nodes as hosts in %[1]s/%[3]s, and install the chart with it.\n", args[0], secretsName, valuesName)
 			return nil
 		},
 	}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -57,7 +58,7 @@ func newTargetInitCommand(t *targetOptions) *cobra.Command {
 	f.StringVar(&o.listen, "listen", config.DefaultListen, "address of the agent itself")
 	f.StringVar(&o.cluster, "cluster-id", "", "ID of the Kubernetes cluster, part of every node's identity; a random one by default")
 	f.StringVar(&o.join, "join", "", "file that `holdfast target invite` printed on a storage host of the same cluster")
-	f.BoolVar(&o.ifNeeded, "if-needed", false, "succeed, and change nothing, if this host was set up before")
+	f.BoolVar(&o.ifNeeded, "if-needed", false, "succeed if this host was set up before in the same way; pools that it does not have are added")
 	f.StringArrayVar(&o.pools, "pool", nil, "pool as NAME=DIR[,PORT]; the first has port 4420 by default, the next 4421 and so on")
 	return cmd
 }
@@ -70,8 +71,7 @@ func initTarget(cmd *cobra.Command, o initOptions) error {
 	path := filepath.Join(o.dir, "target.yaml")
 	if _, err := os.Lstat(path); err == nil {
 		if o.ifNeeded {
-			cmd.Printf("%s exists: this storage host was set up before\n", path)
-			return nil
+			return o.addPools(cmd, path, cfg)
 		}
 		return fmt.Errorf("%s exists: this storage host was set up before; nothing is changed: %w", path, volume.ErrPrecondition)
 	}
@@ -98,6 +98,68 @@ func initTarget(cmd *cobra.Command, o initOptions) error {
 	}
 	o.explain(cmd, cfg, path, to)
 	return nil
+}
+
+// addPools adds pools that a storage host does not have yet to one that was set up
+// before. Nothing else can change: volumes are where they are.
+func (o initOptions) addPools(cmd *cobra.Command, path string, want config.Target) error {
+	have, err := config.LoadTarget(path)
+	if err != nil {
+		return err
+	}
+	added, err := newPools(have, want)
+	if err != nil {
+		return fmt.Errorf("%s: this storage host was set up before, and is asked for differently: %w", path, err)
+	}
+	if len(added) == 0 {
+		cmd.Printf("%s exists: this storage host was set up before\n", path)
+		return nil
+	}
+	have.Pools = append(have.Pools, added...)
+	text, err := yaml.Marshal(have)
+	if err == nil {
+		err = have.Complete() // a port or a path twice
+	}
+	if err == nil {
+		err = initPools(config.Target{StateDir: have.StateDir, Pools: added})
+	}
+	if err != nil {
+		return err
+	}
+	cmd.Printf("%s: %d pools more\n", path, len(added))
+	return replace(path, text)
+}
+
+// replace puts a new file in the place of one, whole or not at all.
+func replace(path string, text []byte) error {
+	next := path + ".new"
+	if err := os.WriteFile(next, text, 0o644); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
+
+// newPools are those of want that have does not have. It is a pure function.
+func newPools(have, want config.Target) (added []config.Pool, err error) {
+	if have.Host != want.Host || have.Listen != want.Listen {
+		return nil, fmt.Errorf("host %q at %s, not %q at %s: %w", have.Host, have.Listen, want.Host, want.Listen, volume.ErrPrecondition)
+	}
+	for _, p := range want.Pools {
+		at := slices.IndexFunc(have.Pools, func(h config.Pool) bool { return h.Name == p.Name })
+		if at < 0 {
+			added = append(added, p)
+			continue
+		}
+		if h := have.Pools[at]; h.Path != p.Path || h.Address != p.Address || h.Port != p.Port {
+			return nil, fmt.Errorf("pool %s: %s at %s:%d, not %s at %s:%d (change the file by hand, and move the volumes): %w", p.Name, h.Path, h.Address, h.Port, p.Path, p.Address, p.Port, volume.ErrPrecondition)
+		}
+	}
+	for _, h := range have.Pools {
+		if !slices.ContainsFunc(want.Pools, func(p config.Pool) bool { return p.Name == h.Name }) {
+			return nil, fmt.Errorf("pool %s is not asked for any more, and may hold volumes: %w", h.Name, volume.ErrPrecondition)
+		}
+	}
+	return added, nil
 }
 
 func initPools(cfg config.Target) error {

@@ -135,8 +135,11 @@ func readInvitation(path string) (invitation, error) {
 
 // with adds a host to those that an invitation names; to none, if there was none.
 func (i invitation) with(host listedHost) (installed, error) {
-	if slices.ContainsFunc(i.Hosts, func(h listedHost) bool { return h.Name == host.Name }) {
-		return installed{}, fmt.Errorf("host: value %q: the installation has a storage host of that name; a name is part of volume IDs and must be another: %w", host.Name, volume.ErrInvalid)
+	if at := slices.IndexFunc(i.Hosts, func(h listedHost) bool { return h.Name == host.Name }); at >= 0 {
+		if i.Hosts[at].Address == host.Address { // it was listed before it was set up
+			return installed{ClusterID: i.ClusterID, Hosts: slices.Clone(i.Hosts)}, nil
+		}
+		return installed{}, fmt.Errorf("host: value %q: the installation has a storage host of that name at another address; a name is part of volume IDs and must be another: %w", host.Name, volume.ErrInvalid)
 	}
 	return installed{ClusterID: i.ClusterID, Hosts: append(slices.Clone(i.Hosts), host)}, nil
 }

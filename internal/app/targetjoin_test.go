@@ -5,12 +5,14 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"sigs.k8s.io/yaml"
 
+	"github.com/holdfast-csi/holdfast/internal/config"
 	"github.com/holdfast-csi/holdfast/internal/pki"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
@@ -40,7 +42,7 @@ func TestTargetJoin(t *testing.T) {
 		t.Errorf("a file that is there: %v", err)
 	}
 	dir2, args := initArgs(t)
-	if _, err := run(t, append(args, "--join", join)...); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "box1") {
+	if _, err := run(t, append(args, "--join", join, "--address", "10.0.0.7")...); !errors.Is(err, volume.ErrInvalid) || !strings.Contains(err.Error(), "box1") {
 		t.Errorf("a name twice: %v", err)
 	}
 	again := append(append([]string(nil), args...), "--join", join, "--host", "box2", "--address", "10.0.0.3")
@@ -217,6 +219,26 @@ func TestTargetFound(t *testing.T) {
 	}
 	if text, err := run(t, args...); err != nil || !strings.Contains(text, "set up before") {
 		t.Errorf("again: %v\n%s", err, text)
+	}
+	second := filepath.Join(dir, "second")
+	if err := os.Mkdir(second, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	more := append(slices.Clone(args), "--pool", "second="+second)
+	for range 2 {
+		if text, err := run(t, more...); err != nil {
+			t.Errorf("a pool more: %v\n%s", err, text)
+		}
+	}
+	if cfg, err := config.LoadTarget(filepath.Join(dir, "etc", "target.yaml")); err != nil || len(cfg.Pools) != 2 || cfg.Pools[1].Path != second {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	for what, other := range map[string][]string{
+		"a pool less": args, "another address": append(slices.Clone(more), "--address", "10.0.0.9"), "another name": append(slices.Clone(more), "--host", "box9"),
+	} {
+		if _, err := run(t, other...); !errors.Is(err, volume.ErrPrecondition) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 	var values, host installed
 	err := errors.Join(yaml.Unmarshal(read(t, filepath.Join(out, valuesName)), &values), yaml.Unmarshal(read(t, valuesFile(filepath.Join(dir, "etc"))), &host))

@@ -145,8 +145,11 @@ func firstWithRoom(names []string, infos map[string]volume.HostInfo, req volume.
 // roomiest picks, by name order among equals, the host whose pool has the most
 // room for req.
 func roomiest(names []string, infos map[string]volume.HostInfo, req volume.CreateRequest) (string, error) {
-	best, room, poolSeen := "", int64(-1), false
+	best, room, poolSeen, retired := "", int64(-1), false, ""
 	for _, name := range names {
+		if !infos[name].Retired.IsZero() {
+			retired = fmt.Sprintf(" (%s was declared gone for good)", name)
+		}
 		for _, p := range infos[name].Pools {
 			if req.Pool != "" && p.Name != req.Pool {
 				continue
@@ -158,10 +161,10 @@ func roomiest(names []string, infos map[string]volume.HostInfo, req volume.Creat
 		}
 	}
 	switch {
-	case !poolSeen && req.Pool != "":
+	case !poolSeen && req.Pool != "" && retired == "":
 		return "", fmt.Errorf("pool %q: no storage host has it: %w", req.Pool, volume.ErrInvalid)
 	case best == "":
-		return "", fmt.Errorf("no pool of any storage host serves at the moment: %w", volume.ErrUnavailable)
+		return "", fmt.Errorf("no pool of any storage host serves at the moment%s: %w", retired, volume.ErrUnavailable)
 	case room < req.RequiredBytes:
 		return "", fmt.Errorf("%d bytes asked for, the roomiest pool (host %s) has %d: %w", req.RequiredBytes, best, room, volume.ErrNoSpace)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -22,6 +23,7 @@ type fake struct {
 	volumes map[string]volume.Volume
 	err     error
 	hangs   bool
+	retired time.Time
 }
 
 func (f *fake) answer(ctx context.Context) error {
@@ -33,7 +35,7 @@ func (f *fake) answer(ctx context.Context) error {
 }
 
 func (f *fake) Info(ctx context.Context) (volume.HostInfo, error) {
-	return volume.HostInfo{Installation: "x", Pools: f.pools}, f.answer(ctx)
+	return volume.HostInfo{Installation: "x", Pools: f.pools, Retired: f.retired}, f.answer(ctx)
 }
 
 func (f *fake) FindByName(ctx context.Context, name string) (volume.Volume, error) {
@@ -120,6 +122,7 @@ func TestCreatePlaces(t *testing.T) {
 		"every pool has a problem":   {hosts: map[string]*fake{"a": {pools: []volume.Pool{{Name: "fast", Problem: "x"}}}}, err: volume.ErrUnavailable},
 		"one host fails":             {hosts: map[string]*fake{"a": roomy(1), "b": {err: volume.ErrUnavailable}}, err: volume.ErrUnavailable, says: "storage host b"},
 		"one host refuses":           {hosts: map[string]*fake{"a": roomy(1), "b": {err: volume.ErrDenied}}, err: volume.ErrUnavailable, says: "storage host b"},
+		"the pool is gone":           {hosts: map[string]*fake{"a": roomy(1), "b": {retired: time.Now()}}, where: Placement{Pool: "slow"}, err: volume.ErrUnavailable, says: "b was declared gone"},
 		"no host at all":             {hosts: nil, err: volume.ErrUnavailable},
 		"the named one fails":        {hosts: map[string]*fake{"a": {err: volume.ErrNoSpace}}, where: Placement{Host: "a"}, err: volume.ErrNoSpace, says: "storage host a"},
 		"the name is there, another": {hosts: map[string]*fake{"a": roomy(500), "b": {volumes: map[string]volume.Volume{"new": {UUID: uuid.New()}}}}, want: "b"},

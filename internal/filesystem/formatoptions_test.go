@@ -1,6 +1,7 @@
 package filesystem
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -20,15 +21,26 @@ func TestParseFormatOptions(t *testing.T) {
 	}{
 		{Ext4, "-m 0", "-m 0", ""},
 		{Ext4, "  -m  1.5\t-i 65536 ", "-m 1.5 -i 65536", ""},
-		{Ext4, "-O ^64bit,quota,project -T largefile4", "-O ^64bit,quota,project -T largefile4", ""},
-		{Ext4, "-b 4096 -I 512 -N 100000", "-b 4096 -I 512 -N 100000", ""},
+		{Ext4, "-O ^64bit,large_dir,orphan_file -T largefile4", "-O ^64bit,large_dir,orphan_file -T largefile4", ""},
+		{Ext4, "-I 512", "-I 512", ""},
 		{XFS, "-m reflink=1,rmapbt=0 -i size=1024,maxpct=25", "-m reflink=1,rmapbt=0 -i size=1024,maxpct=25", ""},
-		{XFS, "-d agcount=8,su=64k,sw=4 -l size=64m -n size=8192 -b size=4096", "-d agcount=8,su=64k,sw=4 -l size=64m -n size=8192 -b size=4096", ""},
+		{XFS, "-n size=8192", "-n size=8192", ""},
+		// A pool's blocks may be larger, and a volume too small.
+		{Ext4, "-b 1024", "", `"-b"`},
+		{Ext4, "-N 100000", "", `"-N"`},
+		{Ext4, "-i 5000", "", "5000"},
+		{XFS, "-b size=1024", "", `"-b"`},
+		{XFS, "-d su=64k", "", `"-d"`},
+		{XFS, "-l size=1g", "", `"-l"`},
+		// Not every kernel mounts it, or not without a module more.
+		{Ext4, "-O quota", "", "quota"},
+		{Ext4, "-O casefold", "", "casefold"},
+		{XFS, "-m bigtime=0", "", "bigtime"},
 		// The journal, checksums and errors are what the rest counts on.
 		{Ext4, "-O ^has_journal", "", "^has_journal"},
-		{Ext4, "-O quota,^metadata_csum", "", "metadata_csum"},
+		{Ext4, "-O 64bit,^metadata_csum", "", "metadata_csum"},
 		{Ext4, "-O ", "", "no value"},
-		{Ext4, "-O quota,", "", "quota,"},
+		{Ext4, "-O 64bit,", "", "64bit,"},
 		{Ext4, "-e continue", "", `"-e"`},
 		{Ext4, "-E discard", "", `"-E"`},
 		{Ext4, "-J device=/dev/sda", "", `"-J"`},
@@ -45,10 +57,9 @@ func TestParseFormatOptions(t *testing.T) {
 		{Ext4, "-m 0\x00", "", `"0\x00"`},
 		{Ext4, "-i 65536 -m 0 x", "", `"x"`},
 		{XFS, "-m crc=0", "", "crc=0"},
-		{XFS, "-l logdev=/dev/sda", "", "logdev"},
+		{XFS, "-l logdev=/dev/sda", "", `"-l"`},
 		{XFS, "-r rtdev=/dev/sda", "", `"-r"`},
-		{XFS, "-d size=1g", "", "size=1g"},
-		{XFS, "-d file,name=/x", "", "file"},
+		{XFS, "-d file,name=/x", "", `"-d"`},
 		{XFS, "-K", "", `"-K"`},
 		{XFS, "-m 0", "", `"0"`},
 		{Ext4, "-m " + strings.Repeat("0", 600), "", "512"},
@@ -75,14 +86,17 @@ func TestFormatWithOptions(t *testing.T) {
 		size int64
 		text string
 	}{
-		{Ext4, 64 << 20, "-b 1024 -i 8192 -I 512 -m 0 -O quota,project,^64bit,inline_data"},
-		{Ext4, 64 << 20, "-N 5000 -T largefile -O casefold,encrypt,verity,large_dir,fast_commit,^dir_index"},
-		{XFS, xfsBytes, "-b size=4096 -d agcount=2,su=64k,sw=2 -i size=1024,maxpct=10 -m rmapbt=1,reflink=1,finobt=1,inobtcount=1,bigtime=1 -n size=8192"},
+		{Ext4, 64 << 20, "-i 4096 -I 512 -m 0 -O ^64bit,large_dir,^orphan_file"},
+		{Ext4, 64 << 20, "-i 4194304 -I 1024 -m 49.5 -O metadata_csum_seed,^dir_index,^flex_bg,^huge_file,^extra_isize,^dir_nlink"},
+		{Ext4, 64 << 20, "-T huge"},
+		{XFS, xfsBytes, "-i size=1024,maxpct=10 -m rmapbt=1,reflink=1,finobt=1,inobtcount=1 -n size=65536"},
+		{XFS, xfsBytes, "-i size=2048,maxpct=0 -m rmapbt=0,reflink=0,finobt=0,inobtcount=0"},
 	} {
 		path := sparse(t, c.size)
 		options, err := ParseFormatOptions(c.kind, c.text)
 		if err == nil {
-			err = Format(t.Context(), command.Exec{}, path, c.kind, options)
+			// As on a pool whose blocks have 4096 bytes.
+			err = Format(t.Context(), sectors4096{}, path, c.kind, options)
 		}
 		if err != nil {
 			t.Errorf("%s %s: %v", c.kind, c.text, err)
@@ -94,9 +108,22 @@ func TestFormatWithOptions(t *testing.T) {
 	}
 }
 
+// sectors4096 has the programs take a file for a device with blocks of 4096 bytes.
+type sectors4096 struct{}
+
+func (sectors4096) Run(ctx context.Context, name string, args ...string) ([]byte, error) {
+	if name == "mkfs.xfs" {
+		args = append([]string{"-s", "size=4096"}, args...)
+	} else {
+		args = append([]string{"MKE2FS_DEVICE_SECTSIZE=4096", name}, args...)
+		name = "env"
+	}
+	return command.Exec{}.Run(ctx, name, args...)
+}
+
 // Nothing passes that is not a known flag with a value, whatever is given.
 func FuzzFormatOptions(f *testing.F) {
-	for _, text := range []string{"-m 0", "-O ^64bit,quota", "-d agcount=8,su=64k", "/dev/sda", "-m 0 -m 1", "-m\x00 0"} {
+	for _, text := range []string{"-m 0", "-O ^64bit,large_dir", "-m reflink=1,rmapbt=0", "/dev/sda", "-m 0 -m 1", "-m\x00 0"} {
 		f.Add(text)
 	}
 	f.Fuzz(func(t *testing.T, text string) {

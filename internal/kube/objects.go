@@ -71,6 +71,14 @@ type PersistentVolume struct {
 	Name, Phase, Size string
 	Handle            string // spec.csi.volumeHandle
 	Claim             string // NAMESPACE/NAME; "" if it is bound to none
+	Annotations       map[string]string
+}
+
+// Attachment is what is asked for of a VolumeAttachment.
+type Attachment struct {
+	PersistentVolume, Node string
+	// Metadata is what the driver answered when the volume was attached.
+	Metadata map[string]string
 }
 
 // pageSize is how many are listed at a time: maxAnswer holds them all.
@@ -79,35 +87,71 @@ const pageSize = 100
 // PersistentVolumes lists those of a driver. Needs the right to list
 // persistentvolumes.
 func (c *Client) PersistentVolumes(ctx context.Context, driver string) ([]PersistentVolume, error) {
+	all, err := list[volumeObject](ctx, c, "/api/v1/persistentvolumes")
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: PersistentVolumes: %w", err)
+	}
 	var out []PersistentVolume
+	for _, v := range all {
+		if v.Spec.CSI.Driver == driver {
+			out = append(out, v.short())
+		}
+	}
+	return out, nil
+}
+
+// Attachments lists those of a driver. Needs the right to list volumeattachments.
+func (c *Client) Attachments(ctx context.Context, driver string) ([]Attachment, error) {
+	all, err := list[attachmentObject](ctx, c, "/apis/storage.k8s.io/v1/volumeattachments")
+	if err != nil {
+		return nil, fmt.Errorf("kubernetes: VolumeAttachments: %w", err)
+	}
+	var out []Attachment
+	for _, a := range all {
+		if a.Spec.Attacher == driver {
+			out = append(out, Attachment{PersistentVolume: a.Spec.Source.PersistentVolumeName, Node: a.Spec.NodeName, Metadata: a.Status.AttachmentMetadata})
+		}
+	}
+	return out, nil
+}
+
+// list reads all pages.
+func list[T any](ctx context.Context, c *Client, path string) (all []T, err error) {
 	for next := ""; ; {
-		var page volumePage
+		var page struct {
+			Metadata struct {
+				Continue string `json:"continue"`
+			} `json:"metadata"`
+			Items []T `json:"items"`
+		}
 		query := url.Values{"limit": {strconv.Itoa(pageSize)}, "continue": {next}}
-		if err := c.get(ctx, "/api/v1/persistentvolumes?"+query.Encode(), plain, &page); err != nil {
-			return nil, fmt.Errorf("kubernetes: PersistentVolumes: %w", err)
+		if err := c.get(ctx, path+"?"+query.Encode(), plain, &page); err != nil {
+			return nil, err
 		}
-		for _, v := range page.Items {
-			if v.Spec.CSI.Driver == driver {
-				out = append(out, v.short())
-			}
-		}
+		all = append(all, page.Items...)
 		if next = page.Metadata.Continue; next == "" {
-			return out, nil
+			return all, nil
 		}
 	}
 }
 
-// volumePage is a part of a PersistentVolumeList.
-type volumePage struct {
-	Metadata struct {
-		Continue string `json:"continue"`
-	} `json:"metadata"`
-	Items []volumeObject `json:"items"`
+type attachmentObject struct {
+	Spec struct {
+		Attacher string `json:"attacher"`
+		NodeName string `json:"nodeName"`
+		Source   struct {
+			PersistentVolumeName string `json:"persistentVolumeName"`
+		} `json:"source"`
+	} `json:"spec"`
+	Status struct {
+		AttachmentMetadata map[string]string `json:"attachmentMetadata"`
+	} `json:"status"`
 }
 
 type volumeObject struct {
 	Metadata struct {
-		Name string `json:"name"`
+		Name        string            `json:"name"`
+		Annotations map[string]string `json:"annotations"`
 	} `json:"metadata"`
 	Spec struct {
 		Capacity map[string]string `json:"capacity"`
@@ -123,7 +167,7 @@ type volumeObject struct {
 }
 
 func (v volumeObject) short() PersistentVolume {
-	out := PersistentVolume{Name: v.Metadata.Name, Phase: v.Status.Phase, Size: v.Spec.Capacity["storage"], Handle: v.Spec.CSI.VolumeHandle}
+	out := PersistentVolume{Name: v.Metadata.Name, Phase: v.Status.Phase, Size: v.Spec.Capacity["storage"], Handle: v.Spec.CSI.VolumeHandle, Annotations: v.Metadata.Annotations}
 	if claim := v.Spec.ClaimRef; claim != nil {
 		out.Claim = claim.Namespace + "/" + claim.Name
 	}

@@ -65,8 +65,9 @@ type StageRequest struct {
 	StagingPath  string
 	FSType       string
 	MountOptions []string
-	// FormatOptions are for the mkfs, should one be needed (ParseFormatOptions).
-	FormatOptions []string `json:",omitempty"`
+	// FormatOptions are for the mkfs, should one be needed (ParseFormatOptions); only
+	// then are they judged.
+	FormatOptions string `json:",omitempty"`
 	ReadOnly      bool
 	Attachment    Attachment
 	// Claim is what people call the volume, NAMESPACE/NAME; "" if that is not known.

@@ -63,14 +63,14 @@ func (n *Node) prepare(ctx context.Context, rec Record, act action) error {
 	case checkIt:
 		return n.Disk.Check(ctx, rec.Device, rec.Kind())
 	}
+	if act == formatZeroed { // at once: that every byte is zero grows old
+		return n.makeFileSystem(ctx, rec)
+	}
 	release, err := n.formats.take(ctx, rec.Stage.Attachment.Session.NQN)
 	if err != nil {
 		return err
 	}
 	defer release()
-	if act == formatZeroed {
-		return n.makeFileSystem(ctx, rec)
-	}
 	return n.formatManaged(ctx, rec)
 }
 
@@ -177,7 +177,11 @@ func (n *Node) formatManaged(ctx context.Context, rec Record) error {
 // or finds out why it cannot.
 func (n *Node) makeFileSystem(ctx context.Context, rec Record) error {
 	n.Log.Info("formatting a volume that was never written", "volume", rec.Stage.VolumeID, "fsType", rec.Stage.FSType, "disk", rec.Disk)
-	if err := n.Disk.Format(ctx, rec.Device, rec.Kind(), rec.Stage.FormatOptions); err != nil {
+	options, err := filesystem.ParseFormatOptions(rec.Kind(), rec.Stage.FormatOptions)
+	if err != nil {
+		return err
+	}
+	if err := n.Disk.Format(ctx, rec.Device, rec.Kind(), options); err != nil {
 		return fmt.Errorf("%w (%w)", volume.ErrPending, err)
 	}
 	if err := n.bounded.Do(ctx, "flush "+rec.Device, func() error { return n.Flusher.FlushDevice(rec.Device) }); err != nil {

@@ -40,7 +40,7 @@ func (n *Node) Publish(ctx context.Context, req PublishRequest) error {
 			return err
 		}
 	}
-	rec.Targets[req.TargetPath] = Target{ReadOnly: req.TargetReadOnly}
+	rec.Targets[req.TargetPath], rec.LastTarget = Target{ReadOnly: req.TargetReadOnly}, req.TargetPath
 	if err := n.records.Put(req.VolumeID, rec); err != nil {
 		return err
 	}

@@ -48,6 +48,8 @@ type Record struct {
 	Errors int `json:",omitempty"`
 	// Targets are the paths at which it is published, with their mode.
 	Targets map[string]Target
+	// LastTarget is where it was published last: by it people find out whose it is.
+	LastTarget string `json:",omitempty"`
 }
 
 // Ending is why waiting has ended for a volume. It is on disk before its I/O

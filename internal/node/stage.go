@@ -124,7 +124,7 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 	// comes next has to wait for it.
 	again := newRecord(req)
 	again.Disk, again.Device, again.Major, again.Minor, again.Targets = rec.Disk, rec.Device, rec.Major, rec.Minor, rec.Targets
-	again.Table, again.Found = rec.Table, rec.Found
+	again.LastTarget, again.Table, again.Found = rec.LastTarget, rec.Table, rec.Found
 	*rec = again
 	return false, nil
 }

@@ -11,6 +11,9 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
+// askTime is how long a host that was declared gone may take for a simple question.
+const askTime = time.Second
+
 // answerTime is how long a host that was declared gone is waited for when something it
 // held is to be withdrawn or deleted: should it be back, it does it itself.
 const answerTime = 5 * time.Second
@@ -60,12 +63,21 @@ func (h Host) Create(ctx context.Context, req volume.CreateRequest) (volume.Volu
 	return h.Backend.Create(ctx, req)
 }
 
-// FindByName finds nothing on a host that is gone: the name is free for another.
-func (h Host) FindByName(ctx context.Context, name string) (volume.Volume, error) {
-	if err := h.refusal(); err != nil {
-		return volume.Volume{}, fmt.Errorf("volume %q: %w: %v", name, volume.ErrNotFound, err)
+// FindByName finds nothing on a host that is gone and silent: the name is free for
+// another. One that is back may have been admitted, which is heard of later.
+func (h Host) FindByName(ctx context.Context, name string) (v volume.Volume, err error) {
+	refusal := h.refusal()
+	if refusal == nil {
+		return h.Backend.FindByName(ctx, name)
 	}
-	return h.Backend.FindByName(ctx, name)
+	err = h.within(ctx, askTime, func(ctx context.Context) (err error) {
+		v, err = h.Backend.FindByName(ctx, name)
+		return err
+	})
+	if rpcerr.Unanswered(err) && ctx.Err() == nil {
+		return volume.Volume{}, fmt.Errorf("volume %q: %w: %v", name, volume.ErrNotFound, refusal)
+	}
+	return v, err
 }
 
 // Publish implements volume.Backend.
@@ -92,13 +104,27 @@ func (h Host) settle(ctx context.Context, act func(context.Context) error) error
 	if _, gone := h.declared(); !gone {
 		return act(ctx)
 	}
-	short, cancel := context.WithTimeout(ctx, answerTime)
-	defer cancel()
-	err := act(short)
-	if rpcerr.Unanswered(err) && ctx.Err() == nil {
+	err := h.within(ctx, answerTime, act)
+	if rpcerr.Unanswered(err) && h.silent(ctx) {
 		return nil
 	}
 	return err
+}
+
+// silent asks the simplest of questions: what has to wait for a fence is late, and
+// its host is there.
+func (h Host) silent(ctx context.Context) bool {
+	err := h.within(ctx, askTime, func(ctx context.Context) error {
+		_, err := h.Backend.Info(ctx)
+		return err
+	})
+	return rpcerr.Unanswered(err) && ctx.Err() == nil
+}
+
+func (h Host) within(ctx context.Context, limit time.Duration, act func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return act(ctx)
 }
 
 // List leaves out what is gone with its host.

@@ -6,10 +6,12 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/pause"
+	"github.com/holdfast-csi/holdfast/internal/rpcerr"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
@@ -34,7 +36,7 @@ type Options struct {
 // Keeper knows which storage hosts were declared gone, and tells those that are back.
 type Keeper struct {
 	Options
-	told map[string]time.Time // by host: the declaration that it has heard; used by Run alone
+	told map[string]string // by host: what was said of its answer; used by Run alone
 
 	mu       sync.Mutex
 	declared map[string]time.Time // by host; guarded by mu
@@ -42,7 +44,7 @@ type Keeper struct {
 }
 
 // New returns a Keeper that knows of no declaration.
-func New(o Options) *Keeper { return &Keeper{Options: o, told: map[string]time.Time{}} }
+func New(o Options) *Keeper { return &Keeper{Options: o, told: map[string]string{}} }
 
 // Declared says when a host was declared gone, if it was.
 func (k *Keeper) Declared(host string) (time.Time, bool) {
@@ -103,9 +105,9 @@ func (k *Keeper) complain(what string) {
 func (k *Keeper) tell(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, tellTime)
 	defer cancel()
-	heard := make(chan string, len(k.Hosts))
+	heard := make(chan answer, len(k.Hosts))
 	var wg sync.WaitGroup
-	told := map[string]time.Time{}
+	told := map[string]string{}
 	for name, host := range k.Hosts {
 		at, gone := k.Declared(name)
 		if !gone {
@@ -113,20 +115,48 @@ func (k *Keeper) tell(ctx context.Context) {
 		}
 		told[name] = k.told[name]
 		wg.Go(func() {
-			if host.Retire(ctx, at) == nil { // an error is to be expected
-				heard <- name
+			if err := host.Retire(ctx, at); !rpcerr.Unanswered(err) { // silence is to be expected
+				heard <- answer{name, at, err}
 			}
 		})
 	}
 	wg.Wait()
 	close(heard)
-	for name := range heard {
-		if at, _ := k.Declared(name); !told[name].Equal(at) {
-			told[name] = at
-			k.Log.Warn("a storage host that was declared gone for good answers; it exports nothing until it is admitted", "host", name)
+	for a := range heard {
+		says := "it exports nothing until it is admitted"
+		if a.err != nil {
+			says = "AND DOES NOT TAKE THE WORD, SO IT MAY EXPORT: " + a.err.Error()
 		}
+		if told[a.host] == says {
+			continue
+		}
+		told[a.host] = says
+		k.Log.Warn("a storage host that was declared gone for good answers: "+says, "host", a.host, "declared", a.at)
 	}
 	k.told = told
+}
+
+// answer is what a host that was declared gone has said to that.
+type answer struct {
+	host string
+	at   time.Time
+	err  error
+}
+
+// admittedSuffix marks in the ConfigMap, beside the declarations, what was taken back
+// last: a host's name has no dot.
+const admittedSuffix = ".admitted"
+
+// AdmittedKey is where the last declaration is kept that was taken back.
+func AdmittedKey(host string) string { return host + admittedSuffix }
+
+// Next is the time of a new declaration: now, but later than the last that was taken
+// back, whatever the clock of the machine says that declared it.
+func Next(host string, texts map[string]string, now time.Time) time.Time {
+	if last, err := Parse(host, texts[AdmittedKey(host)]); err == nil && !now.After(last) {
+		return last.Add(1)
+	}
+	return now
 }
 
 // Format writes the time of a declaration; nanoseconds are kept, because the time is
@@ -145,6 +175,9 @@ func Parse(host, text string) (time.Time, error) {
 func parse(texts map[string]string) (declared map[string]time.Time, bad []error) {
 	declared = map[string]time.Time{}
 	for _, host := range slices.Sorted(maps.Keys(texts)) {
+		if strings.HasSuffix(host, admittedSuffix) {
+			continue
+		}
 		at, err := Parse(host, texts[host])
 		if err != nil {
 			bad = append(bad, err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ var declared = time.Date(2026, 11, 28, 12, 0, 0, 123456789, time.UTC)
 type machine struct {
 	retirement.Backend
 	err    error
+	there  bool // it answers simple questions
 	calls  []string
 	retire []time.Time
 }
@@ -33,7 +35,11 @@ type machine struct {
 func (m *machine) called(what string) error { m.calls = append(m.calls, what); return m.err }
 
 func (m *machine) Info(context.Context) (volume.HostInfo, error) {
-	return volume.HostInfo{Version: "x"}, m.called("info")
+	err := m.called("info")
+	if m.there {
+		err = nil
+	}
+	return volume.HostInfo{Version: "x", Pools: []volume.Pool{{Name: "fast"}}}, err
 }
 func (m *machine) Create(context.Context, volume.CreateRequest) (volume.Volume, error) {
 	return volume.Volume{}, m.called("create")
@@ -62,6 +68,7 @@ func (m *machine) Admit(context.Context, time.Time) error { return m.err }
 var (
 	silence  = rpcerr.FromStatus(status.Error(codes.Unavailable, "connection error: i/o timeout"))
 	late     = rpcerr.FromStatus(status.Error(codes.DeadlineExceeded, "context deadline exceeded"))
+	unnamed  = rpcerr.FromStatus(rpcerr.ToStatus(errors.New("disk full")))
 	answered = rpcerr.FromStatus(rpcerr.ToStatus(volume.ErrUnavailable))
 	fencing  = rpcerr.FromStatus(rpcerr.ToStatus(volume.ErrPending))
 )
@@ -71,6 +78,7 @@ func TestHost(t *testing.T) {
 	for name, c := range map[string]struct {
 		gone     bool
 		err      error // of the machine
+		there    bool
 		call     string
 		want     error
 		notAsked bool
@@ -92,14 +100,18 @@ func TestHost(t *testing.T) {
 		"back, a fence waits: unpublish": {gone: true, err: fencing, call: "unpublish", want: volume.ErrPending},
 		"gone: create":                   {gone: true, err: silence, call: "create", want: volume.ErrPrecondition, notAsked: true},
 		"gone: publish":                  {gone: true, err: silence, call: "publish", want: volume.ErrPrecondition, notAsked: true},
-		"gone: find":                     {gone: true, err: silence, call: "find", want: volume.ErrNotFound, notAsked: true},
+		"gone: find":                     {gone: true, err: silence, call: "find", want: volume.ErrNotFound},
+		"back: find":                     {gone: true, call: "find"},
+		"back, broken: find":             {gone: true, err: answered, call: "find", want: volume.ErrUnavailable},
+		"back, a fence takes long":       {gone: true, err: late, there: true, call: "unpublish", want: volume.ErrPending},
+		"back, full: delete":             {gone: true, err: unnamed, call: "delete", want: volume.ErrUnavailable},
 		"gone: info":                     {gone: true, err: silence, call: "info", notAsked: true},
 		"gone: list":                     {gone: true, err: silence, call: "list", notAsked: true},
 		"gone: publications":             {gone: true, err: silence, call: "publications", notAsked: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m := &machine{err: c.err}
+			m := &machine{err: c.err, there: c.there}
 			h := retirement.Wrap("box1", m, func() (time.Time, bool) { return declared, c.gone })
 			err := call(t.Context(), h, c.call)
 			if (c.want == nil) != (err == nil) || !errors.Is(err, c.want) {
@@ -128,7 +140,10 @@ func call(ctx context.Context, h retirement.Host, what string) (err error) {
 	case "find":
 		_, err = h.FindByName(ctx, "x")
 	case "info":
-		_, err = h.Info(ctx)
+		var info volume.HostInfo
+		if info, err = h.Info(ctx); err == nil && (len(info.Pools) == 0) == info.Retired.IsZero() {
+			return fmt.Errorf("it says %+v", info)
+		}
 	case "list":
 		_, err = h.List(ctx, uuid.Nil, 0)
 	case "publications":
@@ -187,11 +202,13 @@ func TestKeeper(t *testing.T) {
 		says(`box3: value \"yes\"`, 1)
 		pass(func() { readErr, box2.err = errors.New("the API server is away"), nil })
 		says("what was known holds", 1)
-		says("answers; it exports nothing", 1)
+		says("answers: it exports nothing", 1)
 		if len(box1.retire) > 0 || !box2.retire[0].Equal(declared) {
 			t.Errorf("told %v and %v", box1.retire, box2.retire)
 		}
-		pass(func() { texts, readErr = nil, nil })
+		pass(func() { box2.err = rpcerr.FromStatus(status.Error(codes.Unimplemented, "an older build")) })
+		says("AND DOES NOT TAKE THE WORD", 1)
+		pass(func() { texts, readErr = map[string]string{"box2.admitted": retirement.Format(declared)}, nil })
 		told := len(box2.retire)
 		pass(func() {})
 		if _, gone := k.Declared("box2"); gone || len(box2.retire) != told {

@@ -30,6 +30,9 @@ const domain = volume.DriverName
 // as a listing token that is not valid.
 var ErrAborted = errors.New("start over")
 
+// unnamed is the reason of an error that is none of internal/volume.
+const unnamed = "UNNAMED"
+
 type row struct {
 	err    error
 	code   codes.Code
@@ -84,7 +87,7 @@ func ToStatus(err error) error {
 		if _, isStatus := status.FromError(err); isStatus {
 			return err
 		}
-		return status.Error(codes.Unavailable, err.Error())
+		r = row{code: codes.Unavailable, reason: unnamed}
 	}
 	st, detailErr := status.New(r.code, err.Error()).WithDetails(&errdetails.ErrorInfo{Reason: r.reason, Domain: domain})
 	if detailErr != nil {
@@ -131,28 +134,25 @@ func Unanswered(err error) bool {
 		return false
 	}
 	st, _ := status.FromError(remote.status)
-	return said(st) == nil && (errors.Is(remote.sentinel, volume.ErrUnavailable) || errors.Is(remote.sentinel, volume.ErrPending))
+	return reason(st) == "" && (errors.Is(remote.sentinel, volume.ErrUnavailable) || errors.Is(remote.sentinel, volume.ErrPending))
 }
 
-// said is the sentinel that the server named; nil if it named none.
-func said(st *status.Status) error {
+// reason is what one of ours gave; "" if it was none of ours.
+func reason(st *status.Status) string {
 	for _, d := range st.Details() {
-		info, ok := d.(*errdetails.ErrorInfo)
-		if !ok || info.GetDomain() != domain {
-			continue
-		}
-		for _, r := range table {
-			if r.reason == info.GetReason() {
-				return r.err
-			}
+		if info, ok := d.(*errdetails.ErrorInfo); ok && info.GetDomain() == domain {
+			return info.GetReason()
 		}
 	}
-	return nil
+	return ""
 }
 
 func sentinelOf(st *status.Status) error {
-	if err := said(st); err != nil {
-		return err
+	given := reason(st)
+	for _, r := range table {
+		if r.reason == given {
+			return r.err
+		}
 	}
 	switch st.Code() {
 	case codes.InvalidArgument, codes.OutOfRange:

@@ -155,6 +155,29 @@ func TestForeign(t *testing.T) {
 	}
 }
 
+// Silence is not what the other side says, whatever it says.
+func TestUnanswered(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"no connection":     {FromStatus(status.Error(codes.Unavailable, "connection refused")), true},
+		"no time":           {fmt.Errorf("x: %w", FromStatus(status.Error(codes.DeadlineExceeded, "late"))), true},
+		"unavailable":       {FromStatus(ToStatus(volume.ErrUnavailable)), false},
+		"pending":           {FromStatus(ToStatus(volume.ErrPending)), false},
+		"none of ours":      {FromStatus(ToStatus(errors.New("disk full"))), false},
+		"not found":         {FromStatus(ToStatus(volume.ErrNotFound)), false},
+		"an older build":    {FromStatus(status.Error(codes.Unimplemented, "unknown method")), false},
+		"the caller's time": {context.DeadlineExceeded, false},
+		"nothing":           {nil, false},
+	} {
+		if got := Unanswered(c.err); got != c.want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 // TestOrder: of an error with two meanings the one that decides is fixed.
 func TestOrder(t *testing.T) {
 	t.Parallel()

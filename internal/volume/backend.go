@@ -38,8 +38,9 @@ type Lister interface {
 // A declaration is known by the time at which it was made.
 type Retiree interface {
 	// Retire withdraws every publication, also one that a crash interrupts, and
-	// makes Create and Publish fail with ErrPrecondition until Admit. A declaration
-	// that was admitted already, or an older one, changes nothing.
+	// makes Create and Publish fail with ErrPrecondition until Admit. One that was
+	// admitted changes nothing; one that is older than what the host knows is
+	// ErrPrecondition.
 	Retire(ctx context.Context, declared time.Time) error
 	// Admit takes the host into service again after that declaration and all older
 	// ones. Publications do not come back.

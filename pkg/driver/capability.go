@@ -59,23 +59,15 @@ func checkFormatOptions(options string, cs []*csi.VolumeCapability) error {
 		if c.GetMount() == nil {
 			continue
 		}
-		if _, err := formatOptions(options, c.GetMount().GetFsType()); err != nil {
-			return fmt.Errorf("parameter %w", err)
+		kind, err := filesystem.ParseKind(c.GetMount().GetFsType())
+		if err == nil {
+			_, err = filesystem.ParseFormatOptions(kind, options)
+		}
+		if err != nil {
+			return fmt.Errorf("parameter %s: %w", paramMkfs, err)
 		}
 	}
 	return nil
-}
-
-func formatOptions(options, fsType string) ([]string, error) {
-	kind, err := filesystem.ParseKind(fsType)
-	if err != nil {
-		return nil, err
-	}
-	list, err := filesystem.ParseFormatOptions(kind, options)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", paramMkfs, err)
-	}
-	return list, nil
 }
 
 // required fails for the first empty one of name, value pairs.

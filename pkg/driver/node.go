@@ -97,10 +97,7 @@ func (n *Node) stageRequest(volumeID, staging string, c *csi.VolumeCapability, v
 		if err != nil {
 			return node.StageRequest{}, err
 		}
-		if req.FormatOptions, err = formatOptions(volumeContext[paramMkfs], m.GetFsType()); err != nil {
-			return node.StageRequest{}, fmt.Errorf("volume context: key %w", err)
-		}
-		req.FSType, req.MountOptions = string(kind), m.GetMountFlags()
+		req.FSType, req.MountOptions, req.FormatOptions = string(kind), m.GetMountFlags(), volumeContext[paramMkfs]
 		req.ReadOnly = c.GetAccessMode().GetMode() == csi.VolumeCapability_AccessMode_SINGLE_NODE_READER_ONLY || slices.Contains(m.GetMountFlags(), "ro")
 	}
 	return req, nil

@@ -50,7 +50,7 @@ func ten(t *testing.T) {
 kind: StorageClass
 metadata: {name: tuned}
 provisioner: csi.holdfast.io
-parameters: {mkfsOptions: "-m 0 -i 65536 -O quota"}
+parameters: {mkfsOptions: "-m 0 -i 65536 -O large_dir"}
 `))
 	var mounts, volumes []string
 	for i := range tenVolumes {

@@ -196,6 +196,23 @@ func TestTarget(t *testing.T) {
 				}
 			}
 		}
+		for _, c := range []corev1.Container{pod.InitContainers[0], pod.Containers[0]} {
+			if !*c.SecurityContext.Privileged {
+				t.Errorf("%s is not privileged", c.Name)
+			}
+			at := slices.IndexFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.MountPath == "/srv/fast" })
+			if p := c.VolumeMounts[at].MountPropagation; p == nil || *p != corev1.MountPropagationHostToContainer {
+				t.Errorf("%s does not see a pool that is mounted late", c.Name)
+			}
+		}
+		for _, v := range pod.Volumes {
+			if s := v.Secret; s != nil && (*s.DefaultMode != 0o400 || !*s.Optional) {
+				t.Errorf("%+v", s)
+			}
+			if h := v.HostPath; h != nil && strings.HasPrefix(h.Path, "/srv") && *h.Type != corev1.HostPathDirectory {
+				t.Errorf("a pool's directory is made where there is none: %+v", h)
+			}
+		}
 		if pod.NodeSelector["holdfast.io/storage"] != "true" || !pod.HostNetwork {
 			t.Errorf("%v, network of the node: %v", pod.NodeSelector, pod.HostNetwork)
 		}

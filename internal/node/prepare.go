@@ -62,9 +62,9 @@ func (n *Node) prepare(ctx context.Context, rec Record, act action) error {
 		return nil
 	case checkIt:
 		return n.Disk.Check(ctx, rec.Device, rec.Kind())
-	}
-	if act == formatZeroed { // at once: that every byte is zero grows old
+	case formatZeroed: // at once: that every byte is zero grows old
 		return n.makeFileSystem(ctx, rec)
+	case formatBlank:
 	}
 	release, err := n.formats.take(ctx, rec.Stage.Attachment.Session.NQN)
 	if err != nil {

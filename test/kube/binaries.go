@@ -50,6 +50,7 @@ var (
 	toolsModule   = "test/k8s/tools"
 	runtimeModule = "test/k8s/runtime"
 	chartModule   = "test/k8s"
+	kwokModule    = "test/k8s/kwok"
 	clusterParts  = map[string][]program{
 		toolsModule: {
 			{name: "etcd", pkg: "go.etcd.io/etcd/server/v3"},
@@ -78,6 +79,8 @@ var (
 		{name: "agnhost", pkg: k8s + "test/images/agnhost"},
 		{name: "csi-sanity", pkg: csiOrg + "csi-test/v5/cmd/csi-sanity"},
 	}}
+	// simulatedParts are what a cluster without machines needs beyond.
+	simulatedParts = map[string][]program{kwokModule: {{name: "kwok", pkg: "sigs.k8s.io/kwok/cmd/kwok"}}}
 )
 
 // Bin are built programs, by name.
@@ -85,7 +88,7 @@ type Bin map[string]string
 
 // Build makes the programs of a cluster that are not in the cache.
 func Build(ctx context.Context, log func(string, ...any)) error {
-	for _, parts := range []map[string][]program{clusterParts, suiteParts} {
+	for _, parts := range []map[string][]program{clusterParts, suiteParts, simulatedParts} {
 		if _, err := build(ctx, parts, log); err != nil {
 			return err
 		}
@@ -109,7 +112,7 @@ func build(ctx context.Context, parts map[string][]program, log func(string, ...
 	}
 	forget(cache())
 	bin := Bin{}
-	for _, module := range []string{runtimeModule, toolsModule, chartModule} {
+	for _, module := range []string{runtimeModule, toolsModule, chartModule, kwokModule} {
 		if len(parts[module]) == 0 {
 			continue
 		}

@@ -21,7 +21,7 @@ PROTOC_GEN_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
 # Packages with tests that need a kernel with NVMe/TCP target and host.
 KERNEL_PACKAGES := $(shell grep -rl --include='*_kernel_test.go' '^package' internal 2>/dev/null | xargs -r -n1 dirname | sort -u | sed 's,^,./,')
 
-.PHONY: help build image manifests packages e2e-k8s e2e-storage k8s-long k8s-bin demo test rest unit modules kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
+.PHONY: help build image manifests packages e2e-k8s e2e-storage k8s-long k8s-scale k8s-bin demo test rest unit modules kernel e2e e2e-first e2e-others long torture moves lint fmt generate bench fuzz deps clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
@@ -55,7 +55,7 @@ rest: e2e-others
 	$(MAKE) --no-print-directory torture FAULTS=25 SEED=2
 
 unit: ## tests that need no kernel: vet, unit, csi-sanity, fuzz seeds, with the race detector
-	$(GO) vet ./... && $(GO) vet -tags 'vm long' ./test/... && $(GO) vet -tags 'k8s long' ./test/kube && $(GO) vet -tags kernel ./internal/...
+	$(GO) vet ./... && $(GO) vet -tags 'vm long' ./test/... && $(GO) vet -tags 'k8s long' ./test/kube/... && $(GO) vet -tags kernel ./internal/...
 	$(GO) test -race ./...
 
 modules: ## tests of the modules beside the product's: the Helm chart, the builder of the image
@@ -96,6 +96,11 @@ e2e-storage: k8s-bin ## the Kubernetes project's own tests of storage, in PIECES
 DEATHS ?= 10
 k8s-long: k8s-bin ## a database under misfortunes, 100 volumes at once, a node that dies DEATHS times, in a Kubernetes of virtual machines
 	$(GO) test -tags 'k8s long' -count=1 -timeout 180m -v -run 'TestDatabase|TestStorm|TestCluster/node-death' ./test/kube/ -deaths $(DEATHS)
+
+NODES ?= 1000
+VOLUMES ?= 5000
+k8s-scale: k8s-bin ## the controller with NODES simulated nodes and VOLUMES volumes: memory, latency, nothing left
+	$(GO) test -tags 'k8s long' -count=1 -timeout 120m -v -run TestScale ./test/kube/scale/ -nodes $(NODES) -volumes $(VOLUMES)
 
 long: deps ## fifty sessions at once, a black hole beside, memory full, the plugin away for AWAY
 	HOLDFAST_KERNEL=$(firstword $(KERNEL) $(KERNELS)) $(GO) test -tags 'vm long' -count=1 -timeout 60m -v -run 'TestFiftySessions|TestBlackHoleBeside|TestHealWithoutMemory|TestPluginAway' ./test/e2e/ -away $(AWAY)

@@ -88,7 +88,7 @@ type Bin map[string]string
 
 // Build makes the programs of a cluster that are not in the cache.
 func Build(ctx context.Context, log func(string, ...any)) error {
-	for _, parts := range []map[string][]program{clusterParts, suiteParts, simulatedParts} {
+	for _, parts := range []map[string][]program{clusterParts, suiteParts} {
 		if _, err := build(ctx, parts, log); err != nil {
 			return err
 		}

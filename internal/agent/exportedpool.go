@@ -16,6 +16,11 @@ import (
 // capacityTime is how long a file system may take to say how full it is.
 const capacityTime = 3 * time.Second
 
+// capacityAge is how long an answer is good: a file system is asked what each of its
+// volumes takes, and a host that makes many at once is asked all the time. What is
+// promised is counted to the byte beside it.
+const capacityAge = time.Second
+
 // maxWarnings is how many volumes that are not exported are named.
 const maxWarnings = 10
 
@@ -33,6 +38,7 @@ type exportedPool struct {
 	wake   chan struct{} // has room for one: "look at the pool again now"
 
 	mu       sync.Mutex
+	lastAt   time.Time       // of last; guarded by mu
 	pool     pool.Pool       // nil until it could be opened; guarded by mu
 	restored bool            // every publication of it is exported; guarded by mu
 	problem  error           // why not; guarded by mu
@@ -147,6 +153,10 @@ func (p *exportedPool) warnings() (list []string) {
 // hangs must not keep the host from answering for the others.
 func (p *exportedPool) capacity(ctx context.Context) (pool.Capacity, error) {
 	p.mu.Lock()
+	if time.Since(p.lastAt) < capacityAge {
+		defer p.mu.Unlock()
+		return p.last, nil
+	}
 	q := p.question
 	if q == nil {
 		q = &question{done: make(chan struct{})}
@@ -177,7 +187,7 @@ func (p *exportedPool) ask(q *question, backing pool.Pool) {
 	p.mu.Lock()
 	p.question = nil
 	if q.err == nil {
-		p.last = q.answer
+		p.last, p.lastAt = q.answer, time.Now()
 	}
 	p.mu.Unlock()
 	close(q.done)

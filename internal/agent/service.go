@@ -10,8 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/holdfast-csi/holdfast/internal/gate"
 	"github.com/holdfast-csi/holdfast/internal/keylock"
 	"github.com/holdfast-csi/holdfast/internal/nvmet"
@@ -163,11 +161,7 @@ func (s *Service) available(name string, c pool.Capacity) (available int64, err 
 // in ForeignBytes.
 func (s *Service) availableIn(tx *store.Tx, name string, c pool.Capacity) (int64, error) {
 	left := c.TotalBytes - c.ReserveBytes - c.ForeignBytes
-	promised := map[string]int64{}
-	vs, err := tx.Volumes(uuid.Nil, 0)
-	for _, v := range vs {
-		promised[v.Pool] += v.SizeBytes
-	}
+	promised, err := tx.Promised()
 	left -= promised[name]
 	for other, p := range s.pools {
 		if last := p.lastCapacity(); other != name && last.FileSystem == c.FileSystem && last.TotalBytes > 0 {

@@ -71,6 +71,9 @@ func newClient(base, dir string) (*Client, error) {
 	return &Client{base: base, dir: dir, http: &http.Client{Transport: t, Timeout: callTime}}, nil
 }
 
+// userAgent is who asks, in the API server's audit log.
+const userAgent = "holdfast"
+
 // metadataOnly asks for nothing but the metadata (Kubernetes API concepts,
 // "Alternate representations of resources").
 const metadataOnly = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
@@ -139,6 +142,7 @@ func (c *Client) call(ctx context.Context, r request, into any) (err error) {
 		return err
 	}
 	req.Header.Set("Authorization", "Bearer "+strings.TrimSpace(string(token)))
+	req.Header.Set("User-Agent", userAgent)
 	req.Header.Set("Accept", r.accept)
 	if r.object != nil {
 		req.Header.Set("Content-Type", r.contentType)

@@ -63,12 +63,17 @@ func (d *DB) start(path string) error {
 		}
 		return err
 	})
-	if err != nil || !isNew {
+	if err != nil {
 		return err
 	}
 	return d.bolt.Update(func(tx *bbolt.Tx) (err error) {
-		d.installation, err = initialize(tx)
-		return err
+		if isNew {
+			d.installation, err = initialize(tx)
+		}
+		if err != nil {
+			return err
+		}
+		return recount(tx)
 	})
 }
 

@@ -69,7 +69,14 @@ func (t *Tx) PutVolume(v Volume) error {
 	if err != nil && !errors.Is(err, volume.ErrNotFound) {
 		return fmt.Errorf("put %s: %w", v.label(), err)
 	}
-	if err := names.Put([]byte(v.Name), key); err != nil {
+	err = t.promise(old.Pool, -old.SizeBytes) // of none: nothing
+	if err == nil {
+		err = t.promise(v.Pool, v.SizeBytes)
+	}
+	if err == nil {
+		err = names.Put([]byte(v.Name), key)
+	}
+	if err != nil {
 		return fmt.Errorf("put %s: %w", v.label(), err)
 	}
 	return put(t.bucket(bucketVolumes), key, v, v.label())
@@ -80,6 +87,9 @@ func (t *Tx) DeleteVolume(id uuid.UUID) error {
 	v, err := t.Volume(id)
 	if err == nil {
 		err = t.bucket(bucketNames).Delete([]byte(v.Name))
+	}
+	if err == nil {
+		err = t.promise(v.Pool, -v.SizeBytes)
 	}
 	if err == nil {
 		err = t.bucket(bucketVolumes).Delete(volumeKey(id))

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -76,7 +75,8 @@ func reach(ctx context.Context, address string) error {
 // the machine is not there. All else may be this machine's own trouble.
 func judge(err error) error {
 	var dns *net.DNSError
-	silence := errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, syscall.ETIMEDOUT) || errors.Is(err, syscall.EHOSTUNREACH)
+	var timed net.Error
+	silence := errors.As(err, &timed) && timed.Timeout() || errors.Is(err, syscall.EHOSTUNREACH)
 	if silence && !errors.As(err, &dns) {
 		return fmt.Errorf("%w: %w", errSilent, err)
 	}

@@ -303,11 +303,16 @@ func TestReach(t *testing.T) {
 	if err := reach(ctx, address); !errors.Is(err, context.Canceled) || errors.Is(err, errSilent) {
 		t.Errorf("whoever stops it has learned nothing: %v", err)
 	}
+	_, late := (&net.Dialer{Timeout: 1}).DialContext(t.Context(), "tcp", address)
 	for err, silent := range map[error]bool{
-		os.ErrDeadlineExceeded: true, syscall.ETIMEDOUT: true, syscall.EHOSTUNREACH: true,
+		late: true, syscall.ETIMEDOUT: true, syscall.EHOSTUNREACH: true,
 		syscall.ENETUNREACH: false, syscall.EACCES: false, syscall.EMFILE: false,
 	} {
-		if got := judge(&net.OpError{Op: "dial", Err: err}); errors.Is(got, errSilent) != silent || !silent && !errors.Is(got, volume.ErrUnavailable) {
+		var op *net.OpError
+		if !errors.As(err, &op) {
+			op = &net.OpError{Op: "dial", Err: os.NewSyscallError("connect", err)}
+		}
+		if got := judge(op); errors.Is(got, errSilent) != silent || !silent && !errors.Is(got, volume.ErrUnavailable) {
 			t.Errorf("%v: %v", err, got)
 		}
 	}

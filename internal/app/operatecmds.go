@@ -1,13 +1,11 @@
 package app
 
 import (
-	"bufio"
 	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -82,7 +80,7 @@ storage host is. Use it when a storage host will not come back and pods have to.
 				return fmt.Errorf("volume %s is not staged on this node: %w", args[0], volume.ErrNotFound)
 			}
 			warnAbandon(cmd.OutOrStdout(), list[at])
-			if !yes && !confirmed(cmd) {
+			if !yes && !confirm(cmd, "Give it up?") {
 				return fmt.Errorf("nothing was done: type yes to go on, or give --yes: %w", volume.ErrPrecondition)
 			}
 			if err := c.Abandon(cmd.Context(), args[0]); err != nil {
@@ -104,10 +102,4 @@ func warnAbandon(w io.Writer, v control.Volume) {
 	if v.State == "Connected" {
 		fmt.Fprintln(w, "the volume is connected: there is nothing to be gained by giving it up")
 	}
-}
-
-func confirmed(cmd *cobra.Command) bool {
-	cmd.PrintErr("give it up? (yes/no) ")
-	line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-	return (err == nil || err == io.EOF) && strings.TrimSpace(line) == "yes"
 }

@@ -163,6 +163,7 @@ func (j *journal) grows(within time.Duration) {
 // order, and no pod has written after its successor began.
 func (j *journal) verify() {
 	j.b.Helper()
+	acked := j.acked() // before the look: the pod goes on
 	text := j.b.kubectl("exec", j.pod, "--", "cat", "/data/journal")
 	there := map[string]int{}
 	var writers []string
@@ -179,7 +180,6 @@ func (j *journal) verify() {
 	if want := slices.Compact(slices.Sorted(slices.Values(writers))); len(want) != len(writers) {
 		j.b.Errorf("pods wrote after their successors: %v", writers)
 	}
-	acked := j.acked()
 	for _, line := range acked {
 		if there[line] != 1 {
 			j.b.Errorf("%q was acknowledged, and is there %d times", line, there[line])

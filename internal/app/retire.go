@@ -123,7 +123,11 @@ func (r registrar) addresses(h holding) []string {
 // silent returns an error unless the host says nothing for a while, at any address.
 func (r registrar) silent(ctx context.Context, h holding, while time.Duration) error {
 	addresses := r.addresses(h)
-	fmt.Fprintf(r.out, "asking %s at %s for %s whether it is there\n", r.host, strings.Join(addresses, ", "), while)
+	fmt.Fprintf(r.out, "asking %s at %s whether it is there", r.host, strings.Join(addresses, ", "))
+	if while > 0 {
+		fmt.Fprintf(r.out, ", for %s", while)
+	}
+	fmt.Fprintln(r.out)
 	for end := time.Now().Add(while); ; {
 		for _, at := range addresses {
 			switch err := r.reach(ctx, at); {

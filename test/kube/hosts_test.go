@@ -92,12 +92,18 @@ volumeBindingMode: WaitForFirstConsumer
 // onHost checks on which storage host a claim's volume is.
 func (b *bench) onHost(c claim, host string) {
 	b.Helper()
+	if handle := b.handleOf(c); !strings.HasPrefix(handle, host+":") {
+		b.Errorf("%s is %s, want it on %s", c.name, handle, host)
+	}
+}
+
+// handleOf is the volume handle of a claim.
+func (b *bench) handleOf(c claim) string {
+	b.Helper()
 	pv := b.kubectl("get", "pvc", c.name, "-o", "jsonpath={.spec.volumeName}")
 	handle, err := cluster.Kubectl(b.ctx, "get", "pv", pv, "-o", "jsonpath={.spec.csi.volumeHandle}")
 	b.must(err)
-	if !strings.HasPrefix(handle, host+":") {
-		b.Errorf("%s is %s, want it on %s", c.name, handle, host)
-	}
+	return handle
 }
 
 func errOr(err error, format string, args ...any) error {

@@ -23,6 +23,7 @@ func retireHost(t *testing.T) {
 	b.claim(kept)
 	w, v := b.write(gone, "node1"), b.write(kept, "node2")
 	b.onHost(gone, "box2")
+	file := b.fileOf(gone)
 	if _, err := b.holdfast("retire", "box2", "--yes", "--silent-for=1s"); err == nil || !strings.Contains(err.Error(), "is there is not gone") {
 		t.Errorf("a host that is there was declared gone: %v", err)
 	}
@@ -50,6 +51,9 @@ func retireHost(t *testing.T) {
 	b.onHost(elsewhere, "box1")
 	b.drop("elsewhere")
 	b.comesBack(v)
+	// What was deleted while the host was away is somebody's data still.
+	_, err = box.Shell(b.ctx, "test -s "+file+" && rm "+file)
+	b.must(err)
 	_, err = cluster.Kubectl(b.ctx, "delete", "storageclass", "on-box2")
 	b.must(err)
 	b.clean()
@@ -79,6 +83,16 @@ func (b *bench) comesBack(kept *writer) {
 	b.ready("early")
 	b.drop("early")
 	kept.verify("node2")
+}
+
+// fileOf is where a claim's volume lies on its storage host.
+func (b *bench) fileOf(c claim) string {
+	b.Helper()
+	_, id, ok := strings.Cut(b.handleOf(c), ":")
+	if !ok {
+		b.Fatalf("the handle of %s is %s", c.name, b.handleOf(c))
+	}
+	return "/srv/fast/volumes/" + id + ".img"
 }
 
 // holdfast runs a command where the controller runs.

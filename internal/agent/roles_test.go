@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/holdfast-csi/holdfast/internal/agent"
 	"github.com/holdfast-csi/holdfast/internal/agent/agenttest"
@@ -53,9 +51,7 @@ func overTLS(t *testing.T, s *agent.Service, ca authority) string {
 	must(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	server := grpc.NewServer(grpc.Creds(credentials.NewTLS(cfg)),
-		grpc.ChainUnaryInterceptor(agent.Interceptor(slog.New(slog.DiscardHandler)), agent.Authorize))
-	agent.Register(server, s)
+	server := agent.NewServer(s, cfg, slog.New(slog.DiscardHandler))
 	go func() { _ = server.Serve(l) }() // ends with Stop
 	t.Cleanup(server.Stop)
 	return l.Addr().String()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/peer"
 
 	"github.com/holdfast-csi/holdfast/internal/agent/agentpb"
@@ -18,6 +20,20 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/rpcerr"
 	"github.com/holdfast-csi/holdfast/internal/volume"
 )
+
+// clientPing is the shortest interval at which clients may ping: below their own 10 s.
+const clientPing = 5 * time.Second
+
+// NewServer returns a gRPC server with the two services of the agent, over mutual TLS.
+func NewServer(s *Service, config *tls.Config, log *slog.Logger) *grpc.Server {
+	server := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(config)),
+		grpc.ChainUnaryInterceptor(Interceptor(log), Authorize),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPing, PermitWithoutStream: true}),
+	)
+	Register(server, s)
+	return server
+}
 
 // Register puts the two services of the agent on a gRPC server.
 func Register(r grpc.ServiceRegistrar, s *Service) {

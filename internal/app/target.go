@@ -8,9 +8,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/holdfast-csi/holdfast/internal/agent"
 	"github.com/holdfast-csi/holdfast/internal/command"
@@ -72,12 +69,7 @@ func runTarget(ctx context.Context, o targetOptions) error {
 		return fmt.Errorf("listen: value %q: %w", cfg.Listen, err)
 	}
 	go service.Run(ctx)
-	s := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(tls)),
-		grpc.ChainUnaryInterceptor(agent.Interceptor(log), agent.Authorize),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPing, PermitWithoutStream: true}),
-	)
-	agent.Register(s, service)
+	s := agent.NewServer(service, tls, log)
 	log.Info("serving", "listen", cfg.Listen, "host", cfg.Host, "pools", len(cfg.Pools), "version", Version)
 	return serve(ctx, s, l)
 }

@@ -93,6 +93,3 @@ func confirm(cmd *cobra.Command, question string) bool {
 	answer, _ := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
 	return strings.TrimSpace(answer) == "yes"
 }
-
-// clientPing is the shortest interval at which clients may ping the agent.
-const clientPing = 5e9 // 5 s, below the client's own 10 s

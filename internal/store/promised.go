@@ -1,14 +1,10 @@
 package store
 
 import (
-	"encoding/json"
-	"fmt"
 	"maps"
 
 	"github.com/google/uuid"
 	"go.etcd.io/bbolt"
-
-	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
 // keyPromised is in the meta bucket: the sizes of all volumes by pool, so that nobody
@@ -21,11 +17,7 @@ func (t *Tx) Promised() (map[string]int64, error) {
 	if value == nil { // nobody could count them when the database was opened
 		return t.count()
 	}
-	sums := map[string]int64{}
-	if err := json.Unmarshal(value, &sums); err != nil {
-		return nil, fmt.Errorf("%s: record is not readable: %w: %w", keyPromised, err, volume.ErrDataLoss)
-	}
-	return sums, nil
+	return decode[map[string]int64](value, keyPromised)
 }
 
 func (t *Tx) count() (map[string]int64, error) {
@@ -34,22 +26,29 @@ func (t *Tx) count() (map[string]int64, error) {
 	for _, v := range all {
 		sums[v.Pool] += v.SizeBytes
 	}
+	dropZeros(sums)
 	return sums, err
 }
 
-// promise adds to the sum of a pool; a negative number takes off.
-func (t *Tx) promise(pool string, bytes int64) error {
+// dropZeros gives equal sums one form.
+func dropZeros(sums map[string]int64) {
+	maps.DeleteFunc(sums, func(_ string, bytes int64) bool { return bytes == 0 })
+}
+
+// promise counts next in the place of old; a volume without a size is none. Most
+// changes of a record are none of its size, and cost nothing here.
+func (t *Tx) promise(old, next Volume) error {
 	meta := t.bucket(bucketMeta)
-	if bytes == 0 || meta.Get([]byte(keyPromised)) == nil {
+	if old.Pool == next.Pool && old.SizeBytes == next.SizeBytes || meta.Get([]byte(keyPromised)) == nil {
 		return nil
 	}
 	sums, err := t.Promised()
 	if err != nil {
 		return err
 	}
-	if sums[pool] += bytes; sums[pool] == 0 {
-		delete(sums, pool)
-	}
+	sums[old.Pool] -= old.SizeBytes
+	sums[next.Pool] += next.SizeBytes
+	dropZeros(sums)
 	return put(meta, []byte(keyPromised), sums, keyPromised)
 }
 

@@ -69,11 +69,7 @@ func (t *Tx) PutVolume(v Volume) error {
 	if err != nil && !errors.Is(err, volume.ErrNotFound) {
 		return fmt.Errorf("put %s: %w", v.label(), err)
 	}
-	err = t.promise(old.Pool, -old.SizeBytes) // of none: nothing
-	if err == nil {
-		err = t.promise(v.Pool, v.SizeBytes)
-	}
-	if err == nil {
+	if err = t.promise(old, v); err == nil {
 		err = names.Put([]byte(v.Name), key)
 	}
 	if err != nil {
@@ -89,7 +85,7 @@ func (t *Tx) DeleteVolume(id uuid.UUID) error {
 		err = t.bucket(bucketNames).Delete([]byte(v.Name))
 	}
 	if err == nil {
-		err = t.promise(v.Pool, -v.SizeBytes)
+		err = t.promise(v, Volume{})
 	}
 	if err == nil {
 		err = t.bucket(bucketVolumes).Delete(volumeKey(id))

@@ -20,10 +20,6 @@ import (
 	"syscall"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
-
 	"github.com/holdfast-csi/holdfast/internal/agent"
 	"github.com/holdfast-csi/holdfast/internal/config"
 	"github.com/holdfast-csi/holdfast/internal/gate/gatetest"
@@ -76,18 +72,10 @@ func run(path, socket string) error {
 	if err != nil {
 		return err
 	}
-	s := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(tls)),
-		grpc.ChainUnaryInterceptor(agent.Interceptor(log), agent.Authorize),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: clientPing, PermitWithoutStream: true}),
-	)
-	agent.Register(s, service)
+	s := agent.NewServer(service, tls, log)
 	context.AfterFunc(ctx, s.Stop)
 	return s.Serve(l)
 }
-
-// clientPing is the agent's own.
-const clientPing = 5 * time.Second
 
 func (h *host) options(log *slog.Logger) agent.Options {
 	o := agent.Options{Host: h.cfg.Host, Version: "test", DB: h.db, Tree: h.kernel, Gate: gatetest.NewFake(), Log: log}
@@ -112,7 +100,7 @@ func serveState(ctx context.Context, socket string, h *host) error {
 	if err != nil {
 		return err
 	}
-	s := &http.Server{ReadHeaderTimeout: clientPing, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	s := &http.Server{ReadHeaderTimeout: 5 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		state, err := h.state()
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusInternalServerError)

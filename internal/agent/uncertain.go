@@ -16,7 +16,7 @@ func uncertain(err error) error {
 		return nil
 	}
 	for _, final := range []error{
-		volume.ErrInvalid, volume.ErrNotFound, volume.ErrExists, volume.ErrNoSpace, volume.ErrInUse, volume.ErrPublishedElsewhere,
+		volume.ErrInvalid, volume.ErrOutOfRange, volume.ErrNotFound, volume.ErrExists, volume.ErrNoSpace, volume.ErrInUse, volume.ErrPublishedElsewhere,
 		volume.ErrPrecondition, volume.ErrNotBlank, volume.ErrEnded, volume.ErrDenied, volume.ErrUnsupported, volume.ErrDataLoss, context.Canceled,
 	} {
 		if errors.Is(err, final) {

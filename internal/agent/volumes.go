@@ -179,7 +179,7 @@ func chooseSize(required, limit int64) (int64, error) {
 	case required < 0 || limit < 0:
 		return 0, fmt.Errorf("size %d, limit %d: must not be negative: %w", required, limit, volume.ErrInvalid)
 	case required > maxSize:
-		return 0, fmt.Errorf("size %d: at most %d bytes: %w", required, int64(maxSize), volume.ErrInvalid)
+		return 0, fmt.Errorf("size %d: at most %d bytes: %w", required, int64(maxSize), volume.ErrOutOfRange)
 	case limit > 0 && limit < required:
 		return 0, fmt.Errorf("limit %d is below the required size %d: %w", limit, required, volume.ErrInvalid)
 	}
@@ -191,7 +191,7 @@ func chooseSize(required, limit int64) (int64, error) {
 	}
 	size := (required + granularity - 1) / granularity * granularity
 	if limit > 0 && size > limit || size == 0 {
-		return 0, fmt.Errorf("limit %d: sizes are multiples of %d and the smallest that fits is %d: %w", limit, granularity, max(size, granularity), volume.ErrInvalid)
+		return 0, fmt.Errorf("limit %d: sizes are multiples of %d and the smallest that fits is %d: %w", limit, granularity, max(size, granularity), volume.ErrOutOfRange)
 	}
 	return size, nil
 }

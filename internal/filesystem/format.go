@@ -38,6 +38,21 @@ func ParseKind(name string) (Kind, error) {
 	}
 }
 
+// MinimumBytes is the smallest device on which mkfs makes a file system that keeps
+// its promises. Below 2,048 blocks mke2fs leaves the journal out, and says so on
+// its standard error alone (mke2fs(8), "Filesystem too small for a journal"; our
+// blocks are 4 KiB); mkfs.xfs refuses less than 300 MiB from xfsprogs 5.19 on.
+func (k Kind) MinimumBytes() int64 {
+	switch k {
+	case Ext4:
+		return 2048 * 4 << 10
+	case XFS:
+		return 300 << 20
+	default:
+		return 0
+	}
+}
+
 // Format makes a file system. The caller has proven that it may. When ctx ends
 // the program is killed, which leaves a half-made file system; the caller's
 // "formatting" record is what makes that harmless. Options are those of

@@ -43,6 +43,7 @@ type row struct {
 var table = []row{
 	{ErrAborted, codes.Aborted, "START_OVER"},
 	{volume.ErrInvalid, codes.InvalidArgument, "INVALID"},
+	{volume.ErrOutOfRange, codes.OutOfRange, "OUT_OF_RANGE"},
 	{volume.ErrNotFound, codes.NotFound, "NOT_FOUND"},
 	{volume.ErrExists, codes.AlreadyExists, "EXISTS"},
 	{volume.ErrNoSpace, codes.ResourceExhausted, "NO_SPACE"},
@@ -155,8 +156,10 @@ func sentinelOf(st *status.Status) error {
 		}
 	}
 	switch st.Code() {
-	case codes.InvalidArgument, codes.OutOfRange:
+	case codes.InvalidArgument:
 		return volume.ErrInvalid
+	case codes.OutOfRange:
+		return volume.ErrOutOfRange
 	case codes.NotFound:
 		return volume.ErrNotFound
 	case codes.Unauthenticated, codes.PermissionDenied:

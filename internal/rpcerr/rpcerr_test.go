@@ -24,6 +24,7 @@ var sentinels = map[string]struct {
 	final bool
 }{
 	"ErrInvalid":            {volume.ErrInvalid, codes.InvalidArgument, true},
+	"ErrOutOfRange":         {volume.ErrOutOfRange, codes.OutOfRange, true},
 	"ErrNotFound":           {volume.ErrNotFound, codes.NotFound, true},
 	"ErrExists":             {volume.ErrExists, codes.AlreadyExists, true},
 	"ErrNoSpace":            {volume.ErrNoSpace, codes.ResourceExhausted, false},
@@ -135,7 +136,7 @@ func TestForeign(t *testing.T) {
 		t.Error("an error that came from nowhere was changed")
 	}
 	for code, want := range map[codes.Code]error{
-		codes.InvalidArgument: volume.ErrInvalid, codes.OutOfRange: volume.ErrInvalid, codes.NotFound: volume.ErrNotFound,
+		codes.InvalidArgument: volume.ErrInvalid, codes.OutOfRange: volume.ErrOutOfRange, codes.NotFound: volume.ErrNotFound,
 		codes.Unauthenticated: volume.ErrDenied, codes.PermissionDenied: volume.ErrDenied, codes.Unimplemented: volume.ErrUnsupported,
 		codes.DeadlineExceeded: volume.ErrPending, codes.Canceled: context.Canceled, codes.Aborted: volume.ErrBusy,
 		// What these mean depends on who said it, and it was not one of ours.

@@ -8,6 +8,8 @@ import "errors"
 var (
 	// ErrInvalid: the request itself breaks a rule; repeating it cannot help.
 	ErrInvalid = errors.New("invalid request")
+	// ErrOutOfRange: no volume has a size as it is asked for.
+	ErrOutOfRange = errors.New("size out of range")
 	// ErrNotFound: the named object does not exist.
 	ErrNotFound = errors.New("not found")
 	// ErrExists: an object of that name exists and differs from the one asked for.

@@ -70,6 +70,30 @@ func checkFormatOptions(options string, cs []*csi.VolumeCapability) error {
 	return nil
 }
 
+// requiredBytes is the size that is asked for, and more where the file system needs
+// it: a volume that is too small for its file system would be found out by the pod.
+// No size at all is left to the storage host.
+func requiredBytes(req *csi.CreateVolumeRequest) (int64, error) {
+	size, limit := req.GetCapacityRange().GetRequiredBytes(), req.GetCapacityRange().GetLimitBytes()
+	for _, c := range req.GetVolumeCapabilities() {
+		if c.GetMount() == nil {
+			continue
+		}
+		kind, err := filesystem.ParseKind(c.GetMount().GetFsType())
+		if err != nil {
+			return 0, err
+		}
+		least := kind.MinimumBytes()
+		switch {
+		case limit > 0 && limit < least:
+			return 0, fmt.Errorf("limit %d: %s needs at least %d bytes: %w", limit, kind, least, volume.ErrOutOfRange)
+		case size > 0:
+			size = max(size, least)
+		}
+	}
+	return size, nil
+}
+
 // required fails for the first empty one of name, value pairs.
 func required(pairs ...string) error {
 	for i := 0; i+1 < len(pairs); i += 2 {

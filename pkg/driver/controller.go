@@ -61,11 +61,11 @@ func (c *Controller) CreateVolume(ctx context.Context, req *csi.CreateVolumeRequ
 	if class.Where.Tiers, err = c.Topology.tiers(c.Hosts.Names(), req.GetAccessibilityRequirements()); err != nil {
 		return nil, fmt.Errorf("volume %q: %w", req.GetName(), err)
 	}
-	id, v, err := c.Hosts.Create(ctx, volume.CreateRequest{
-		Name:          req.GetName(),
-		RequiredBytes: req.GetCapacityRange().GetRequiredBytes(),
-		LimitBytes:    req.GetCapacityRange().GetLimitBytes(),
-	}, class.Where)
+	want := volume.CreateRequest{Name: req.GetName(), LimitBytes: req.GetCapacityRange().GetLimitBytes()}
+	if want.RequiredBytes, err = requiredBytes(req); err != nil {
+		return nil, fmt.Errorf("volume %q: %w", req.GetName(), err)
+	}
+	id, v, err := c.Hosts.Create(ctx, want, class.Where)
 	if err != nil {
 		return nil, err
 	}

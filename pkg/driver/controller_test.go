@@ -18,7 +18,7 @@ func TestCreateVolume(t *testing.T) {
 	c := newCluster(t)
 	v := c.create("pvc-1", map[string]string{"host": "beta", "pool": "slow", "ctrlLossTmo": "600"})
 	id, err := volume.ParseID(v.GetVolumeId())
-	if err != nil || id.Host != "beta" || v.GetCapacityBytes() != mib || v.GetVolumeContext()["ctrlLossTmo"] != "600" {
+	if err != nil || id.Host != "beta" || v.GetCapacityBytes() != 8*mib || v.GetVolumeContext()["ctrlLossTmo"] != "600" {
 		t.Errorf("created %v, %v", v, err)
 	}
 	if got, err := c.beta.Get(t.Context(), id.UUID); err != nil || got.Pool != "slow" || got.Name != "pvc-1" {
@@ -30,7 +30,7 @@ func TestCreateVolume(t *testing.T) {
 		}
 	}
 	larger := createRequest("pvc-1", on("beta"))
-	larger.CapacityRange.RequiredBytes = 2 * mib
+	larger.CapacityRange.RequiredBytes = 9 * mib
 	_, err = c.CreateVolume(t.Context(), larger)
 	c.wantCode("larger", err, "AlreadyExists")
 	larger.Name, larger.CapacityRange.RequiredBytes = "pvc-2", 1<<49
@@ -41,6 +41,45 @@ func TestCreateVolume(t *testing.T) {
 	}
 	if got := c.handles(); len(got) != 1 {
 		t.Errorf("volumes %v", got)
+	}
+}
+
+// TestCreateSizes: a volume is as large as its file system needs, and what cannot be
+// is refused.
+func TestCreateSizes(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	for i, k := range []struct {
+		fsType                string // "block" for a block volume
+		required, limit, want int64  // 0: refused
+	}{
+		{"ext4", mib, 0, 8 * mib},
+		{"", mib, 0, 8 * mib},
+		{"ext4", 8*mib + 1, 0, 9 * mib},
+		{"ext4", mib, 8 * mib, 8 * mib},
+		{"ext4", mib, 7 * mib, 0},
+		{"ext4", 0, 8 * mib, 8 * mib},
+		{"ext4", 0, 7 * mib, 0},
+		{"xfs", mib, 0, 300 * mib},
+		{"xfs", 299 * mib, 299 * mib, 0},
+		{"xfs", 400 * mib, 0, 400 * mib},
+		{"block", mib, mib, mib},
+	} {
+		req := createRequest(fmt.Sprint("v", i), on("alpha"))
+		req.CapacityRange = &csi.CapacityRange{RequiredBytes: k.required, LimitBytes: k.limit}
+		if k.fsType == "block" {
+			req.VolumeCapabilities[0].AccessType = &csi.VolumeCapability_Block{Block: &csi.VolumeCapability_BlockVolume{}}
+		} else {
+			req.VolumeCapabilities[0].GetMount().FsType = k.fsType
+		}
+		for range 2 { // asked again it is the same volume
+			resp, err := c.CreateVolume(t.Context(), req)
+			if k.want == 0 {
+				c.wantCode(fmt.Sprint(k), err, "OutOfRange")
+			} else if err != nil || resp.GetVolume().GetCapacityBytes() != k.want {
+				t.Errorf("%v: %d, %v", k, resp.GetVolume().GetCapacityBytes(), err)
+			}
+		}
 	}
 }
 

@@ -134,13 +134,19 @@ func testCreateBadInput(t *testing.T, s Subject) {
 		"negative size":     {Name: "n", RequiredBytes: -1},
 		"negative limit":    {Name: "n", RequiredBytes: mib, LimitBytes: -1},
 		"limit below":       {Name: "n", RequiredBytes: 2 * mib, LimitBytes: mib},
-		"limit below min":   {Name: "n", LimitBytes: 1},
-		"rounding limit":    {Name: "n", RequiredBytes: mib + 1, LimitBytes: mib + 2},
-		"overflow":          {Name: "n", RequiredBytes: 1<<63 - 1},
 		"unknown pool":      {Name: "n", RequiredBytes: mib, Pool: "nowhere"},
 		"pool with path":    {Name: "n", RequiredBytes: mib, Pool: "../x"},
 	} {
 		if _, err := s.Create(t.Context(), req); !errors.Is(err, volume.ErrInvalid) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for what, req := range map[string]volume.CreateRequest{
+		"limit below min": {Name: "n", LimitBytes: 1},
+		"rounding limit":  {Name: "n", RequiredBytes: mib + 1, LimitBytes: mib + 2},
+		"overflow":        {Name: "n", RequiredBytes: 1<<63 - 1},
+	} {
+		if _, err := s.Create(t.Context(), req); !errors.Is(err, volume.ErrOutOfRange) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

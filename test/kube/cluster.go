@@ -21,6 +21,9 @@ type Config struct {
 	Kernel   string // series; default "6.12"
 	Nodes    int    // default 2
 	Storages int    // default 1
+	// Patience is how long a node may be silent before it is not ready; default
+	// Kubernetes' own 50 s.
+	Patience time.Duration
 	Log      func(format string, args ...any)
 }
 
@@ -88,7 +91,7 @@ func (c *Cluster) start(ctx context.Context, cfg Config) (err error) {
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		c.control, err = startControlPlane(gctx, c.dir, c.ns, c.bin)
+		c.control, err = startControlPlane(gctx, c.dir, c.ns, c.bin, cfg.Patience)
 		return err
 	})
 	g.Go(func() error { return c.boot(gctx, cfg) })

@@ -33,6 +33,9 @@ type controlPlane struct {
 	ns    *netns
 	pki   *authority
 	admin string // kubeconfig
+	// patience is how long a node may be silent before it is not ready; 0 for
+	// Kubernetes' own 50 s.
+	patience time.Duration
 }
 
 // readyTime bounds the start of the control plane, which takes some ten seconds on
@@ -40,7 +43,7 @@ type controlPlane struct {
 const readyTime = 3 * time.Minute
 
 // startControlPlane returns when the API server serves and pods could be made.
-func startControlPlane(ctx context.Context, dir string, ns *netns, bin Bin) (*controlPlane, error) {
+func startControlPlane(ctx context.Context, dir string, ns *netns, bin Bin, patience time.Duration) (*controlPlane, error) {
 	pkiDir := filepath.Join(dir, "pki")
 	if err := os.MkdirAll(pkiDir, 0o700); err != nil {
 		return nil, err
@@ -49,7 +52,7 @@ func startControlPlane(ctx context.Context, dir string, ns *netns, bin Bin) (*co
 	if err != nil {
 		return nil, err
 	}
-	c := &controlPlane{ns: ns, pki: pki}
+	c := &controlPlane{ns: ns, pki: pki, patience: patience}
 	if err := c.certificates(); err != nil {
 		return nil, err
 	}
@@ -126,9 +129,14 @@ func (c *controlPlane) startServer(ctx context.Context, dir string, bin Bin) err
 }
 
 func (c *controlPlane) startControllers(ctx context.Context, _ string, bin Bin) error {
-	p, err := c.ns.start("kube-controller-manager", bin["kube-controller-manager"],
-		"--kubeconfig="+c.pki.path("controllers.conf"), "--leader-elect=false", "--use-service-account-credentials",
-		"--service-account-private-key-file="+c.pki.path("sa.key"), "--root-ca-file="+c.pki.path("ca.crt"))
+	args := []string{
+		"--kubeconfig=" + c.pki.path("controllers.conf"), "--leader-elect=false", "--use-service-account-credentials",
+		"--service-account-private-key-file=" + c.pki.path("sa.key"), "--root-ca-file=" + c.pki.path("ca.crt"),
+	}
+	if c.patience > 0 {
+		args = append(args, "--node-monitor-grace-period="+c.patience.String())
+	}
+	p, err := c.ns.start("kube-controller-manager", bin["kube-controller-manager"], args...)
 	if err != nil {
 		return err
 	}

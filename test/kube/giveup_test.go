@@ -23,10 +23,9 @@ func giveUp(t *testing.T) {
 	b.must(box.PowerCut())
 	b.events("pvc/lost", "VolumeWaiting")
 	pv := b.kubectl("get", "pvc", "lost", "-o", "jsonpath={.spec.volumeName}")
-	handle, err := cluster.Kubectl(b.ctx, "get", "pv", pv, "-o", "jsonpath={.spec.csi.volumeHandle}")
-	b.must(err)
+	handle := b.handleOf(lost)
 	time.Sleep(30 * time.Second) // so that the node has looked before
-	_, err = cluster.Kubectl(b.ctx, "annotate", "pv", pv, "csi.holdfast.io/abandon="+handle)
+	_, err := cluster.Kubectl(b.ctx, "annotate", "pv", pv, "csi.holdfast.io/abandon="+handle)
 	b.must(err)
 	b.must(kube.WaitFor(b.ctx, 2*time.Minute, "the pod sees errors", func(context.Context) (bool, error) { return len(ws[0].log.Errors()) > 0, nil }))
 	b.events("pvc/lost", "VolumeFailing")

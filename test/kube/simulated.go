@@ -59,7 +59,7 @@ func (s *Simulated) start(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if s.control, err = startControlPlane(ctx, s.dir, s.ns, s.bin); err != nil {
+	if s.control, err = startControlPlane(ctx, s.dir, s.ns, s.bin, 0); err != nil {
 		return err
 	}
 	for _, p := range s.ns.all {

@@ -50,7 +50,7 @@ const leftOut = `Disruptive|any volume data source|should support volume limits|
 // The Kubernetes project's own tests of external storage drivers.
 func externalStorage(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Hour)
-	defer cancel()
+	t.Cleanup(cancel) // after the pieces, which run at once
 	install(t)
 	if err := cluster.PrepareSuite(ctx); err != nil {
 		t.Fatal(err)
@@ -68,6 +68,7 @@ func externalStorage(t *testing.T) {
 	}
 	for piece := range strings.SplitSeq(*pieces, ",") {
 		t.Run(piece, func(t *testing.T) {
+			t.Parallel()
 			report := filepath.Join(*reports, strings.ReplaceAll(piece, " ", "-")+".xml")
 			if ran, failed, err := readReport(report); err == nil && len(failed) == 0 && ran > 0 {
 				t.Logf("passed before: %s", report)

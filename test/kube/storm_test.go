@@ -21,7 +21,7 @@ var stormSize = flag.Int("storm", 100, "claims and pods of TestStorm")
 // A hundred claims and their pods at once, and all deleted at once: none fails, none
 // is left, and what each costs the API server is known.
 func TestStorm(t *testing.T) {
-	b := newBenchFor(t, 45*time.Minute)
+	b := newBenchFor(t, 90*time.Minute)
 	before, err := cluster.Requests(kube.Namespace)
 	b.must(err)
 	var objects strings.Builder
@@ -30,20 +30,15 @@ func TestStorm(t *testing.T) {
 	}
 	began := time.Now()
 	b.must(cluster.Apply(b.ctx, objects.String()))
-	b.must(kube.WaitFor(b.ctx, 30*time.Minute, "all pods run", func(ctx context.Context) (bool, error) {
+	b.must(kube.WaitFor(b.ctx, 50*time.Minute, "all pods run", func(ctx context.Context) (bool, error) {
 		n, err := b.running(ctx)
 		return n == *stormSize, errOr(err, "%d of %d run", n, *stormSize)
 	}))
 	t.Logf("%d claims and pods: all run after %s", *stormSize, time.Since(began).Round(time.Second))
 	b.memory()
-	warnings := b.kubectl("get", "events", "--field-selector", "type=Warning", "-o", `jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}`)
-	for line := range strings.Lines(warnings) {
-		if strings.Contains(line, "Failed") && !strings.HasPrefix(line, "FailedScheduling") {
-			t.Errorf("%s", line)
-		}
-	}
+	b.onlyPatience()
 	began = time.Now()
-	b.kubectl("delete", "pods,pvc", "--all", "--grace-period=1", "--timeout=20m")
+	b.kubectl("delete", "pods,pvc", "--all", "--grace-period=1", "--timeout=40m")
 	b.clean()
 	t.Logf("all deleted and nothing left after %s", time.Since(began).Round(time.Second))
 	after, err := cluster.Requests(kube.Namespace)
@@ -53,6 +48,31 @@ func TestStorm(t *testing.T) {
 			t.Logf("%5.1f API calls a volume: %s", float64(n)/float64(*stormSize), what)
 		}
 	}
+}
+
+// onlyPatience looks at what people were warned of. A call that was not done in its
+// time and is made again, once or twice for a volume, is what a node with so much to do
+// at once looks like; anything else has failed.
+func (b *bench) onlyPatience() {
+	b.Helper()
+	warnings := b.kubectl("get", "events", "--field-selector", "type=Warning", "-o", `jsonpath={range .items[*]}{.reason} {.message}{"\n"}{end}`)
+	late := map[string]int{}
+	for line := range strings.Lines(warnings) {
+		reason, _, _ := strings.Cut(line, " ")
+		switch {
+		case strings.HasPrefix(reason, "FailedScheduling"):
+		case strings.Contains(line, "DeadlineExceeded"), strings.Contains(line, "Aborted"), strings.Contains(line, "timed out"):
+			late[reason]++
+		case strings.Contains(reason, "Failed"):
+			b.Errorf("%s", line)
+		}
+	}
+	for reason, n := range late {
+		if n > 2**stormSize {
+			b.Errorf("%s: %d times", reason, n)
+		}
+	}
+	b.Logf("calls that were made again because they were not done in time: %v", late)
 }
 
 func (b *bench) running(ctx context.Context) (n int, err error) {

@@ -3,10 +3,7 @@
 package scale_test
 
 import (
-	"bufio"
-	"encoding/json"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -23,65 +20,42 @@ type audit struct {
 	deleted map[string]time.Time   // volumes, by name
 }
 
-// event is a line of the audit log.
-type event struct {
-	Verb           string
-	UserAgent      string
-	User           struct{ Username string }
-	ObjectRef      struct{ Resource, Subresource, Name string }
-	ResponseStatus struct{ Code int }
-	StageTimestamp time.Time
-}
-
 func (s *trial) readAudit() *audit {
 	s.Helper()
-	f, err := os.Open(s.cluster.AuditLog())
-	s.must(err)
-	defer f.Close()
 	a := &audit{map[string][]time.Time{}, map[string]int{}, map[string]time.Time{}, map[string]time.Time{}, map[string]time.Time{}}
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var e event
-		s.must(json.Unmarshal(lines.Bytes(), &e))
-		a.add(e)
-	}
-	s.must(lines.Err())
+	s.must(kube.ReadAudit(s.cluster.AuditLog(), a.add))
 	for _, at := range a.when {
 		slices.SortFunc(at, time.Time.Compare)
 	}
 	return a
 }
 
-// The account of what makes attachments, of the controller-manager.
-const attachDetach = "system:serviceaccount:kube-system:attachdetach-controller"
+// attachDetach makes attachments, in the controller-manager.
+const attachDetach = "attachdetach-controller"
 
 const firstRefusal = 400
 
-func (a *audit) add(e event) {
-	resource := e.ObjectRef.Resource
-	if e.ObjectRef.Subresource != "" {
-		resource += "/" + e.ObjectRef.Subresource
+func (a *audit) add(r kube.Request) {
+	name, what := r.ObjectRef.Name, r.What()
+	if account, _ := r.Account("kube-system"); account == attachDetach && what == "create volumeattachments" {
+		a.made[name] = r.StageTimestamp
 	}
-	if e.User.Username == attachDetach && e.Verb == "create" && resource == "volumeattachments" {
-		a.made[e.ObjectRef.Name] = e.StageTimestamp
-	}
-	if !strings.HasPrefix(e.User.Username, "system:serviceaccount:"+kube.Namespace+":") {
+	if _, ours := r.Account(kube.Namespace); !ours {
 		return
 	}
-	program, _, _ := strings.Cut(e.UserAgent, "/")
-	key := program + " " + e.Verb + " " + resource
-	if e.ResponseStatus.Code >= firstRefusal {
-		a.refused[fmt.Sprintf("%s: %d", key, e.ResponseStatus.Code)]++
+	program, _, _ := strings.Cut(r.UserAgent, "/")
+	key := program + " " + what
+	if r.ResponseStatus.Code >= firstRefusal {
+		a.refused[fmt.Sprintf("%s: %d", key, r.ResponseStatus.Code)]++
 		return
 	}
-	a.when[key] = append(a.when[key], e.StageTimestamp)
+	a.when[key] = append(a.when[key], r.StageTimestamp)
 	// The sidecars do some things twice, before they see that they have done them.
-	if _, before := a.done[e.ObjectRef.Name]; !before && resource == "volumeattachments/status" {
-		a.done[e.ObjectRef.Name] = e.StageTimestamp
+	if _, before := a.done[name]; !before && strings.HasSuffix(what, " volumeattachments/status") {
+		a.done[name] = r.StageTimestamp
 	}
-	if e.Verb == "delete" && resource == "persistentvolumes" {
-		a.deleted[e.ObjectRef.Name] = e.StageTimestamp
+	if what == "delete persistentvolumes" {
+		a.deleted[name] = r.StageTimestamp
 	}
 }
 

@@ -95,7 +95,8 @@ e2e-storage: k8s-bin ## the Kubernetes project's own tests of storage, in PIECES
 
 DEATHS ?= 10
 k8s-long: k8s-bin ## a database under misfortunes, 100 volumes at once, a node that dies DEATHS times, in a Kubernetes of virtual machines
-	$(GO) test -tags 'k8s long' -count=1 -timeout 180m -v -run 'TestDatabase|TestStorm|TestCluster/node-death' ./test/kube/ -deaths $(DEATHS)
+	$(GO) test -tags 'k8s long' -count=1 -timeout 120m -v -run 'TestDatabase|TestCluster/^node-death$$' ./test/kube/ -deaths $(DEATHS)
+	$(GO) test -tags 'k8s long' -count=1 -timeout 120m -v -run TestStorm ./test/kube/ -patience 15m
 
 NODES ?= 1000
 VOLUMES ?= 5000

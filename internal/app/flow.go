@@ -21,6 +21,7 @@ import (
 type flowOptions struct {
 	runDir, connect, registry, hostNQN string
 	adminTimeout, grace                time.Duration
+	cluster                            watch.Cluster // nil outside of one
 }
 
 // kept is the node's workflows with what keeps alive what they have staged.
@@ -58,7 +59,7 @@ func startFlow(ctx context.Context, o flowOptions, ask node.Authorities, log *sl
 	if err != nil {
 		return kept{}, err
 	}
-	return kept{flow, guards, keepAlive(ctx, keepOptions{flow, guards, limit, o.grace}, log)}, nil
+	return kept{flow, guards, keepAlive(ctx, keepOptions{flow, guards, limit, o.cluster, o.grace}, log)}, nil
 }
 
 // newFabric builds what makes and unmakes sessions.

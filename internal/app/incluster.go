@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"path/filepath"
+	"time"
 
+	"github.com/holdfast-csi/holdfast/internal/attached"
 	"github.com/holdfast-csi/holdfast/internal/events"
 	"github.com/holdfast-csi/holdfast/internal/kube"
 	"github.com/holdfast-csi/holdfast/internal/node"
@@ -12,20 +15,74 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/watch"
 )
 
-// speakToCluster heeds annotations and writes events until ctx ends. Outside of a
-// cluster there is nobody to speak to, and without the rights everything else works.
-func speakToCluster(ctx context.Context, op operator, nodeName string, log *slog.Logger) {
+// inCluster is what a node plugin in a pod has of the cluster; nil outside of one.
+type inCluster struct {
+	client *kube.Client
+	node   string         // its name in Kubernetes
+	book   *attached.Book // nil if what it knows cannot be kept
+	log    *slog.Logger
+}
+
+// findCluster returns nil where there is nobody to speak to; everything else works
+// without.
+func findCluster(nodeName, runDir string, log *slog.Logger) *inCluster {
 	client, err := kube.InCluster()
 	if errors.Is(err, kube.ErrNotInCluster) {
-		return
+		return nil
 	}
 	if err != nil {
-		log.Warn("no events are written, and volumes can be given up on this node only: the API server cannot be asked", "err", err)
+		log.Warn("no events are written, volumes can be given up on this node only, and nobody is asked whose static volumes are: the API server cannot be asked", "err", err)
+		return nil
+	}
+	c := &inCluster{client: client, node: nodeName, log: log}
+	if c.book, err = openBook(client, nodeName, runDir, log); err != nil {
+		log.Warn("nobody is asked whose static volumes are", "err", err)
+	}
+	return c
+}
+
+func openBook(client *kube.Client, nodeName, runDir string, log *slog.Logger) (*attached.Book, error) {
+	boot, err := node.BootID()
+	if err != nil {
+		return nil, err
+	}
+	return attached.New(attached.Options{
+		Cluster: client, Node: nodeName, Dir: filepath.Join(node.BootDir(runDir, boot), "attached"), Log: log.With("component", "attached"),
+	})
+}
+
+// owners answers whose volumes are.
+func (c *inCluster) owners() watch.Cluster {
+	if c == nil || c.book == nil {
+		return nil // which is not the same as a book that is nil
+	}
+	return c.book
+}
+
+// speak heeds annotations, writes events and learns what is attached, until ctx ends.
+func (c *inCluster) speak(ctx context.Context, op operator) {
+	if c == nil {
 		return
 	}
-	heedAnnotations(ctx, op, client, log)
-	n := narrator{client, nodeName}
-	go events.New(events.Options{Subjects: op.subjects, Tell: n.tell, Log: log.With("component", "events")}).Run(ctx)
+	heedAnnotations(ctx, op, c.client, c.log)
+	n := narrator{c.client, c.node}
+	go events.New(events.Options{Subjects: op.subjects, Tell: n.tell, Log: c.log.With("component", "events")}).Run(ctx)
+	if c.book != nil {
+		go c.book.Run(ctx, op.static)
+	}
+}
+
+// static are the volumes of targets that are not ours.
+func (o operator) static() []attached.Volume {
+	var out []attached.Volume
+	for _, r := range o.flow.Records() {
+		if r.Stage.Attachment.Managed == nil {
+			w, _ := o.watch.Report(r.Stage.VolumeID)
+			short := w.State == watch.Waiting && !w.WaitSince.IsZero() && time.Since(w.WaitSince) < watch.Movable/2
+			out = append(out, attached.Volume{ID: r.Stage.VolumeID, Staged: r.Began, Sure: w.State == watch.Serving || short})
+		}
+	}
+	return out
 }
 
 // narrator writes events of this node.
@@ -62,6 +119,11 @@ func (o operator) subjects() []events.Subject {
 		s.PersistentVolume = pv
 		out = append(out, s)
 	}
+	for _, u := range o.flow.Unusable() {
+		if u.Stage.PersistentVolume != "" {
+			out = append(out, events.Subject{ID: u.Stage.VolumeID, State: events.Unusable, Why: u.Why, PersistentVolume: u.Stage.PersistentVolume})
+		}
+	}
 	volumes := o.sessionVolumes()
 	for _, l := range o.watch.Links() {
 		if volumes[l.NQN] > 0 {
@@ -87,6 +149,8 @@ func subject(id string, w watch.Report, ended node.Ending) events.Subject {
 		}
 	case watch.Refused:
 		s.State = events.Refused
+	case watch.Detached:
+		s.State = events.Detached
 	case watch.Fenced:
 		s.State = events.Withdrawn
 	case watch.Failing:

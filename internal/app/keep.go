@@ -38,6 +38,7 @@ type keepOptions struct {
 	flow     *node.Node
 	guards   *guard.Guards
 	patience *patience.Limit
+	cluster  watch.Cluster
 	grace    time.Duration
 }
 
@@ -50,7 +51,7 @@ func keepAlive(ctx context.Context, o keepOptions, log *slog.Logger) *watch.Watc
 		log.Warn("no uevents: what comes back is noticed a quarter of a second later", "err", err)
 	}
 	w := watch.New(watch.Options{
-		Keeper: &keeper{Node: o.flow}, Sysfs: nvmesysfs.NewRoster(fs), Guards: o.guards, Own: o.flow.Own, Patience: o.patience,
+		Cluster: o.cluster, Keeper: &keeper{Node: o.flow}, Sysfs: nvmesysfs.NewRoster(fs), Guards: o.guards, Own: o.flow.Own, Patience: o.patience,
 		Hints: hints.Any, About: hints.About, Resized: hints.Resized, Grace: o.grace, Clocks: clocksOf(o.flow, log), Dev: fs.Dev, Log: log,
 	})
 	go w.Run(ctx)

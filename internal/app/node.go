@@ -127,7 +127,8 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err != nil {
 		return err
 	}
-	k, err := startFlow(ctx, flowOptions{o.runDir, o.connect, o.registry, identity.HostNQN, o.adminTimeout, o.grace}, authorities(clients), log)
+	in := findCluster(o.name, o.runDir, log)
+	k, err := startFlow(ctx, flowOptions{o.runDir, o.connect, o.registry, identity.HostNQN, o.adminTimeout, o.grace, in.owners()}, authorities(clients), log)
 	if err != nil {
 		return err
 	}
@@ -137,7 +138,7 @@ func runNode(ctx context.Context, o nodeOptions) error {
 	if err := errors.Join(serveControl(ctx, o.control, op, log), seen.serve(ctx)); err != nil {
 		return err
 	}
-	speakToCluster(ctx, op, o.name, log)
+	in.speak(ctx, op)
 	down, err := awaitShutdown(ctx, o.bus, k.flow, log)
 	if err != nil {
 		return err

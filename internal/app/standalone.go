@@ -91,7 +91,7 @@ func runStandalone(ctx context.Context, o standaloneOptions) error {
 	if err != nil {
 		return err
 	}
-	k, err := startFlow(ctx, flowOptions{o.runDir, "fabrics", o.registry, identity.HostNQN, o.adminTimeout, watch.DefaultGrace}, authorities(clients), log)
+	k, err := startFlow(ctx, flowOptions{o.runDir, "fabrics", o.registry, identity.HostNQN, o.adminTimeout, watch.DefaultGrace, nil}, authorities(clients), log)
 	if err != nil {
 		return err
 	}

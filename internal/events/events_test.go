@@ -139,6 +139,24 @@ func TestOnAndOff(t *testing.T) {
 	})
 }
 
+// A volume that is not mounted for what it holds is told once for all attempts, and
+// the end of it, too.
+func TestUnusable(t *testing.T) {
+	t.Parallel()
+	inBubble(t, func(w *world, pass func(time.Duration)) {
+		holds := Subject{ID: "a", State: Unusable, Why: "it holds xfs", PersistentVolume: "pv-a"}
+		w.are([]Subject{holds})
+		pass(20 * time.Minute)
+		w.expect(t, "pv-a VolumeNotMounted")
+		if e := words(told{}, holds); !strings.Contains(e.Message, holds.Why+".") || !e.Warning {
+			t.Errorf("%+v", e)
+		}
+		w.are([]Subject{fine("a")})
+		pass(time.Minute)
+		w.expect(t, "pv-a VolumeResumed")
+	})
+}
+
 // A cluster that does not answer is told what is still so when it does, and is not
 // asked all the time.
 func TestClusterAway(t *testing.T) {

@@ -24,6 +24,10 @@ const (
 	Withdrawn State = "withdrawn"
 	Failing   State = "failing"
 	Lost      State = "lost"
+	// Unusable is a volume that is not mounted for what it holds.
+	Unusable State = "unusable"
+	// Detached is a static volume that waits because it is not this node's any more.
+	Detached State = "detached"
 )
 
 // Subject is a volume or a session as it is now.
@@ -32,7 +36,7 @@ type Subject struct {
 	State State
 	// Since is when it began to wait, or to be fine again; zero if that is not known.
 	Since time.Time
-	// Why explains Refused.
+	// Why explains Refused and Unusable.
 	Why string
 	// PersistentVolume is empty for a session, and for a volume whose is not known.
 	PersistentVolume string
@@ -106,10 +110,14 @@ func after(before told, s Subject, now time.Time) told {
 // fineAfter: only what waited has lost nothing. After an end the volume was staged
 // anew.
 func fineAfter(state State) string {
-	if state == Waits || state == Refused {
+	switch state {
+	case Waits, Refused, Detached:
 		return "The volume serves its pod again. Nothing was lost."
+	case Unusable:
+		return "The volume is mounted now."
+	default:
+		return "The volume serves pods again; it was staged anew."
 	}
-	return "The volume serves pods again; it was staged anew."
 }
 
 func words(before told, s Subject) Event {
@@ -125,8 +133,13 @@ func words(before told, s Subject) Event {
 	case Refused:
 		return Event{Warning: true, Reason: "VolumeRefused", Message: fmt.Sprintf(
 			"Where the volume should be, the storage host shows something else (%s). It is not used; reads and writes wait for the right one. Look at the storage host.", s.Why)}
+	case Unusable:
+		return Event{Warning: true, Reason: "VolumeNotMounted", Message: fmt.Sprintf(
+			"The volume is not mounted and nothing is written to it: %s. Its data is as it was.", s.Why)}
 	case Withdrawn:
-		return Event{Warning: true, Reason: "VolumeWithdrawn", Message: "The storage host has taken the volume from this node, because it was moved or detached. Reads and writes of pods here will fail in a moment; what they wrote and never synced is lost, and nothing of it reaches the volume."}
+		return Event{Warning: true, Reason: "VolumeWithdrawn", Message: "The volume was taken from this node, because it was moved or detached. Reads and writes of pods here will fail in a moment; what they wrote and never synced is lost, and nothing of it reaches the volume."}
+	case Detached:
+		return Event{Warning: true, Reason: "VolumeDetached", Message: "After an outage the volume is there again, but it is not attached to this node any more. So that nothing old is written to it, reads and writes of pods here wait; they fail as soon as it is attached elsewhere."}
 	case Lost:
 		return Event{Warning: true, Reason: "VolumeLost", Message: "The kernel deleted the volume's device and no guard was over it (guard: kernel). Its pod has to be started again; what was written and never synced is lost."}
 	case Failing:

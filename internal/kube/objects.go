@@ -76,7 +76,10 @@ type PersistentVolume struct {
 
 // Attachment is what is asked for of a VolumeAttachment.
 type Attachment struct {
+	Name, UID              string
 	PersistentVolume, Node string
+	Attached               bool // the driver has said so
+	Deleted                bool // it goes as soon as the driver has detached the volume
 	// Metadata is what the driver answered when the volume was attached.
 	Metadata map[string]string
 }
@@ -109,10 +112,20 @@ func (c *Client) Attachments(ctx context.Context, driver string) ([]Attachment, 
 	var out []Attachment
 	for _, a := range all {
 		if a.Spec.Attacher == driver {
-			out = append(out, Attachment{PersistentVolume: a.Spec.Source.PersistentVolumeName, Node: a.Spec.NodeName, Metadata: a.Status.AttachmentMetadata})
+			out = append(out, a.short())
 		}
 	}
 	return out, nil
+}
+
+// Attachment is one of a name; volume.ErrNotFound. Needs the right to get
+// volumeattachments.
+func (c *Client) Attachment(ctx context.Context, name string) (Attachment, error) {
+	var object attachmentObject
+	if err := c.get(ctx, "/apis/storage.k8s.io/v1/volumeattachments/"+url.PathEscape(name), plain, &object); err != nil {
+		return Attachment{}, fmt.Errorf("kubernetes: VolumeAttachment %s: %w", name, err)
+	}
+	return object.short(), nil
 }
 
 // list reads all pages.
@@ -136,6 +149,11 @@ func list[T any](ctx context.Context, c *Client, path string) (all []T, err erro
 }
 
 type attachmentObject struct {
+	Metadata struct {
+		Name              string  `json:"name"`
+		UID               string  `json:"uid"`
+		DeletionTimestamp *string `json:"deletionTimestamp"`
+	} `json:"metadata"`
 	Spec struct {
 		Attacher string `json:"attacher"`
 		NodeName string `json:"nodeName"`
@@ -144,8 +162,16 @@ type attachmentObject struct {
 		} `json:"source"`
 	} `json:"spec"`
 	Status struct {
+		Attached           bool              `json:"attached"`
 		AttachmentMetadata map[string]string `json:"attachmentMetadata"`
 	} `json:"status"`
+}
+
+func (a attachmentObject) short() Attachment {
+	return Attachment{
+		Name: a.Metadata.Name, UID: a.Metadata.UID, PersistentVolume: a.Spec.Source.PersistentVolumeName, Node: a.Spec.NodeName,
+		Attached: a.Status.Attached, Deleted: a.Metadata.DeletionTimestamp != nil, Metadata: a.Status.AttachmentMetadata,
+	}
 }
 
 type volumeObject struct {

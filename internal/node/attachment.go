@@ -73,6 +73,9 @@ type StageRequest struct {
 	// Claim is what people call the volume, NAMESPACE/NAME; "" if that is not known.
 	// Nothing is decided by it.
 	Claim string `json:",omitempty"`
+	// PersistentVolume is the one that it was made as; "" if that is not known. It may
+	// have another name by now, so it is for telling people only.
+	PersistentVolume string `json:",omitempty"`
 }
 
 // PublishRequest asks for a staged volume at a pod's path.

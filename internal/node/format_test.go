@@ -2,8 +2,10 @@ package node_test
 
 import (
 	"errors"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -61,11 +63,29 @@ func TestFormatRefusedWritesNothing(t *testing.T) {
 				if diff := cmp.Diff(before, after); diff != "" || m.Formats() > 0 || w.host.Formatting(id) {
 					t.Errorf("written: %s; formats %d, on record %v", diff, m.Formats(), w.host.Formatting(id))
 				}
+				wantUnusable(t, w, r, errors.Is(c.want, volume.ErrPrecondition))
 				if v := w.look(); len(v.Mounts) > 0 || rpcerr.Final(err) && len(v.Records) > 0 {
 					t.Errorf("left %+v", v)
 				}
 			})
 		})
+	}
+}
+
+// wantUnusable: what was refused for what it holds is told while it is asked for, and
+// nothing else is.
+func wantUnusable(t *testing.T, w *world, r node.StageRequest, want bool) {
+	t.Helper()
+	var is bool
+	for _, u := range w.node.Unusable() {
+		is = u.Stage.VolumeID == r.VolumeID && u.Why != "" && !strings.HasSuffix(u.Why, volume.ErrPrecondition.Error())
+	}
+	if is != want {
+		t.Errorf("unusable: %v", w.node.Unusable())
+	}
+	time.Sleep(6 * time.Minute)
+	if left := w.node.Unusable(); len(left) > 0 {
+		t.Errorf("still told: %v", left)
 	}
 }
 

@@ -39,6 +39,7 @@ type Node struct {
 	formats  slots // by session
 	bounded  *filesystem.Bounded
 	finite   finite
+	unusable unusable
 }
 
 // New opens the records of a node.

@@ -166,6 +166,25 @@ func (n *Node) Retire(ctx context.Context, nqn string) error {
 	return n.Fabric.Retire(ctx, s)
 }
 
+// Drop takes the controllers of a dead session down, if nothing can be lost with
+// them.
+func (n *Node) Drop(ctx context.Context, nqn string) error {
+	release, err := n.sessions.close(ctx, nqn)
+	if err != nil {
+		return err
+	}
+	defer release()
+	s, volumes, ok := n.wanted(nqn)
+	state, err := n.Sysfs.SessionOf(nqn, 0)
+	wants := s.Portals
+	s.Portals = nil // then all are in excess
+	if err != nil || !ok || !inTables(state, volumes) || len(initiator.Excess(state.Controllers, s)) == 0 {
+		return err
+	}
+	n.Log.Info("the session is away for so long that its volumes may be another node's by now: dead connections are taken down, so that nothing goes out by itself when it is back", "nqn", nqn, "portals", wants)
+	return n.Fabric.Retire(ctx, s)
+}
+
 // mayRetire is a pure function. A volume that is only being staged has no path to
 // lose.
 func mayRetire(state nvmesysfs.Snapshot, s initiator.Session, volumes []Record) bool {
@@ -193,9 +212,15 @@ func (n *Node) makeRoom(ctx context.Context, nqn string, refused error) bool {
 	return n.Fabric.Retire(ctx, s) == nil
 }
 
-// inTheWay is a pure function. A volume that is only being staged has no I/O.
+// inTheWay is a pure function.
 func inTheWay(state nvmesysfs.Snapshot, s initiator.Session, volumes []Record) bool {
+	return inTables(state, volumes) && len(initiator.Excess(state.Controllers, s)) > 0
+}
+
+// inTables says whether a session is dead and I/O of each of its volumes waits in a
+// table. It is a pure function. A volume that is only being staged has no I/O.
+func inTables(state nvmesysfs.Snapshot, volumes []Record) bool {
 	live := slices.ContainsFunc(state.Controllers, nvmesysfs.Controller.Live)
 	bare := slices.ContainsFunc(volumes, func(r Record) bool { return r.Table == "" && r.Phase != Staging })
-	return !live && !bare && len(initiator.Excess(state.Controllers, s)) > 0
+	return !live && !bare
 }

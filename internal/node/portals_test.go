@@ -187,6 +187,38 @@ func TestStageAtStaleAddress(t *testing.T) {
 	})
 }
 
+// TestDrop: the dead connection goes if every volume's I/O waits in a table, and not
+// otherwise; a live one stays. What was under way is not lost.
+func TestDrop(t *testing.T) {
+	t.Parallel()
+	inWorlds(t, func(w *world) {
+		p := w.static()
+		nqn := p.Attachment.Session.NQN
+		w.must(w.node.Drop(w.ctx(), nqn))
+		w.wantPaths(nqn, "nvme0 10.0.0.2:4420")
+		w.machine.SetDark(oldPortal, true)
+		w.machine.HoldBack(nqn)
+		w.write(p.TargetPath, " and more")
+		w.must(w.node.Drop(w.ctx(), nqn))
+		if w.guard == node.GuardKernel {
+			w.wantPaths(nqn, "nvme0 10.0.0.2:4420")
+			return
+		}
+		w.wantPaths(nqn)
+		w.must(w.node.Drop(w.ctx(), nqn)) // there is nothing left to drop
+		w.machine.SetDark(oldPortal, false)
+		w.must(w.node.Restore(w.ctx(), p.Attachment.Session))
+		w.feed()
+		w.wantState(p.VolumeID, node.Connected, "")
+		w.unpublish(p)
+		w.unstage(p.StageRequest)
+		if lost := w.machine.Lost(); lost != "" {
+			w.Errorf("lost %q", lost)
+		}
+		w.must(w.node.Drop(w.ctx(), nqn)) // nobody wants it
+	})
+}
+
 // TestMovedWhileAway: the kernel refuses the new connection because of the dead
 // old one. That goes if every volume's I/O waits in a table, and not otherwise.
 func TestMovedWhileAway(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
 	"github.com/holdfast-csi/holdfast/internal/initiator"
@@ -31,6 +32,8 @@ type Record struct {
 	Version int
 	Phase   Phase
 	Stage   StageRequest
+	// Began is when the stage was begun: it tells one from another.
+	Began time.Time `json:",omitzero"`
 	// Disk, Major and Minor name the device that was staged, which is that of the
 	// table if there is one: for finding what is left of it, never for finding
 	// the volume.
@@ -82,7 +85,7 @@ func (r Record) Identity() initiator.Identity {
 func (r Record) nqn() string { return r.Stage.Attachment.Session.NQN }
 
 func newRecord(req StageRequest) Record {
-	return Record{Version: recordVersion, Phase: Staging, Stage: req, Targets: map[string]Target{}}
+	return Record{Version: recordVersion, Phase: Staging, Stage: req, Began: time.Now().UTC().Round(0), Targets: map[string]Target{}}
 }
 
 // sameStage says whether a record already stands for what req asks for. The

@@ -125,6 +125,9 @@ func (n *Node) resume(ctx context.Context, rec *Record, req StageRequest) (done 
 	again := newRecord(req)
 	again.Disk, again.Device, again.Major, again.Minor, again.Targets = rec.Disk, rec.Device, rec.Major, rec.Minor, rec.Targets
 	again.LastTarget, again.Table, again.Found = rec.LastTarget, rec.Table, rec.Found
+	if rec.Table != "" {
+		again.Began = rec.Began // what waits in the table is of that stage
+	}
 	*rec = again
 	return false, nil
 }
@@ -202,6 +205,7 @@ func (n *Node) bringUp(ctx context.Context, rec *Record, ns nvmesysfs.Namespace,
 	}
 	act, err := n.inspect(ctx, *rec, device, ns.SizeBytes, status)
 	if err != nil {
+		n.unusable.note(rec.Stage, err, time.Now())
 		return err
 	}
 	if err := n.protect(ctx, rec, ns, device); err != nil {
@@ -214,7 +218,9 @@ func (n *Node) bringUp(ctx context.Context, rec *Record, ns nvmesysfs.Namespace,
 	if err := n.prepare(ctx, *rec, act); err != nil {
 		return err
 	}
-	return n.mount(ctx, rec)
+	err = n.mount(ctx, rec)
+	n.unusable.note(rec.Stage, err, time.Now())
+	return err
 }
 
 func (n *Node) mount(ctx context.Context, rec *Record) error {

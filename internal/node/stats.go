@@ -17,14 +17,16 @@ const statTime = 2 * time.Second
 type State string
 
 // The states. Reconnecting is an outage: I/O waits and nothing is lost, and so
-// it does while something else stands where the volume should be (Refused) and
-// for a while after the storage host took the volume from this node (Fenced).
+// it does while something else stands where the volume should be (Refused), for a
+// while after the volume was taken from this node (Fenced), and while a static volume
+// is not attached to it (Detached).
 // Lost means that the kernel has deleted the device, Ended that waiting was ended.
 const (
 	Connected    State = "Connected"
 	Reconnecting State = "Reconnecting"
 	Refused      State = "Refused"
 	Fenced       State = "Fenced"
+	Detached     State = "Detached"
 	Lost         State = "Lost"
 	Failed       State = "Failed"
 )
@@ -33,16 +35,18 @@ const (
 type Condition struct {
 	State   State
 	Message string
+	// Held: whose the volume is has to be known before anything is done with it.
+	Held bool
 }
 
 var conditions = map[pathState]Condition{
-	pathLive:    {Connected, "connected"},
-	pathWaiting: {Reconnecting, "reconnecting: the storage host does not answer, I/O waits and nothing is lost"},
-	pathGone:    {Lost, "lost: the kernel has deleted the device; what was synced is safe, and the pod has to be started again"},
+	pathLive:    {State: Connected, Message: "connected"},
+	pathWaiting: {State: Reconnecting, Message: "reconnecting: the storage host does not answer, I/O waits and nothing is lost"},
+	pathGone:    {State: Lost, Message: "lost: the kernel has deleted the device; what was synced is safe, and the pod has to be started again"},
 }
 
 var endingTexts = map[Ending]string{
-	Withdrawn: "withdrawn: the storage host has taken the volume from this node; its I/O fails, so that what uses it can end",
+	Withdrawn: "withdrawn: the volume was taken from this node; its I/O fails, so that what uses it can end",
 	Expired:   "failed: the outage lasted longer than ctrlLossTmo; the pod has to be started again",
 	Shutdown:  "failed: the node was about to shut down and the storage host did not answer; the pod has to be started again",
 	Abandoned: "abandoned: the volume was given up by hand; its I/O fails until it is staged again",
@@ -55,7 +59,7 @@ func (n *Node) Condition(ctx context.Context, volumeID string) (Condition, error
 		return Condition{}, err
 	}
 	if rec.Ended != NotEnded {
-		return Condition{Failed, endingTexts[rec.Ended]}, nil
+		return Condition{State: Failed, Message: endingTexts[rec.Ended]}, nil
 	}
 	p, err := n.path(rec)
 	if err != nil || p != pathLive || rec.Phase != Staged {
@@ -63,7 +67,7 @@ func (n *Node) Condition(ctx context.Context, volumeID string) (Condition, error
 	}
 	stopped, err := n.stopped(ctx, rec)
 	if stopped {
-		return Condition{Failed, fmt.Sprintf("failed: an I/O error has stopped the %s file system; what was synced before is safe, and the pod has to be started again", rec.Stage.FSType)}, err
+		return Condition{State: Failed, Message: fmt.Sprintf("failed: an I/O error has stopped the %s file system; what was synced before is safe, and the pod has to be started again", rec.Stage.FSType)}, err
 	}
 	return conditions[p], err
 }

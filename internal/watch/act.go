@@ -3,6 +3,7 @@ package watch
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
@@ -59,6 +60,8 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 			w.connect(ctx, f, s)
 		case retire:
 			w.acts.start(ctx, "retire "+nqn, func() error { return w.retire(ctx, nqn) }, w.complain("retire", nqn, nqn))
+		case drop:
+			w.acts.start(ctx, "drop "+nqn, func() error { return w.drop(ctx, nqn) }, w.complain("drop", nqn, nqn))
 		case rescan:
 			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn, nqn))
 		case feed:
@@ -78,6 +81,12 @@ func (w *Watch) retire(ctx context.Context, nqn string) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
 	return w.Keeper.Retire(ctx, nqn)
+}
+
+func (w *Watch) drop(ctx context.Context, nqn string) error {
+	ctx, cancel := context.WithTimeout(ctx, connectTime)
+	defer cancel()
+	return w.Keeper.Drop(ctx, nqn)
 }
 
 // set writes one setting. The controller may be gone, or not take it just now:
@@ -175,43 +184,60 @@ func (w *Watch) feed(ctx context.Context, o order) {
 	})
 }
 
-// ask asks the storage host about volumes, one after the other, and no further
-// once it does not answer.
+// ask asks whose volumes are, and no further once nobody answers.
 func (w *Watch) ask(ctx context.Context, f facts, s *sessionMemory, volumes []Volume) {
 	if len(volumes) == 0 || f.now.Before(s.askAt) {
 		return
 	}
 	s.askAt = f.now.Add(askEvery)
-	said := map[string]bool{}
-	w.acts.start(ctx, "ask "+f.session.NQN, func() error {
-		for _, v := range volumes {
-			ended, err := w.Keeper.IsWithdrawn(ctx, v.ID)
-			if err != nil {
-				return err
-			}
-			said[v.ID] = ended
-		}
-		return nil
+	var said map[string]Owner
+	w.acts.start(ctx, "ask "+f.session.NQN, func() (err error) {
+		said, err = w.owners(ctx, volumes)
+		return err
 	}, func(err error) {
 		if err != nil {
-			w.Log.Debug("the storage host does not say whether its volumes are still this node's: they wait", "nqn", f.session.NQN, "err", err)
+			w.Log.Debug("nobody says whether volumes are still this node's: they wait", "nqn", f.session.NQN, "err", err)
 		}
-		for id, ended := range said {
-			w.heard(id, ended)
+		for _, v := range volumes {
+			m, owner := w.volumes[v.ID], said[v.ID]
+			switch {
+			case m == nil:
+			case owner == "":
+				m.unanswered(f.now)
+			default:
+				m.answered(owner, f.now, time.Now())
+			}
 		}
+		w.again(f.session.NQN)
 	})
 }
 
-// heard notes the storage host's word on one volume.
-func (w *Watch) heard(id string, ended bool) {
-	m := w.volumes[id]
-	switch {
-	case m == nil:
-	case !ended:
-		m.fencedAt = time.Time{}
-	case m.fencedAt.IsZero():
-		m.fencedAt = time.Now()
+// owners asks the storage host about its volumes, one after the other, and the cluster
+// about those that have none of ours.
+func (w *Watch) owners(ctx context.Context, volumes []Volume) (map[string]Owner, error) {
+	var others []string
+	said := map[string]Owner{}
+	for _, v := range volumes {
+		if !v.Managed {
+			others = append(others, v.ID)
+			continue
+		}
+		ended, err := w.Keeper.IsWithdrawn(ctx, v.ID)
+		switch {
+		case err != nil:
+			return said, err
+		case ended:
+			said[v.ID] = Anothers
+		default:
+			said[v.ID] = Ours
+		}
 	}
+	if len(others) == 0 {
+		return said, nil
+	}
+	owners, err := w.Cluster.Owners(ctx, others)
+	maps.Copy(said, owners)
+	return said, err
 }
 
 // ownPause is how often it is said at most whose controllers there are, which is a

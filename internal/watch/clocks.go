@@ -11,8 +11,9 @@ import (
 type Clock struct {
 	// Generation of the publication that the clock is of.
 	Generation uint64
-	// WaitSince is when the outage began, if the class bounds the waiting;
-	// FencedAt when the storage host first said that the publication has ended.
+	// WaitSince is when the outage began, if the class bounds the waiting or the
+	// cluster has to be asked after it; FencedAt when the volume was first said to be
+	// another's.
 	// Zero is a clock that does not run.
 	WaitSince, FencedAt time.Time
 }
@@ -56,15 +57,18 @@ func (w *Watch) inherit(volumes []Volume, now time.Time) {
 			m.waitSince = c.FencedAt
 		}
 		m.endAt, m.served = now.Add(inheritPause), true
+		if s := w.session(v.Session.NQN); s.lostSince.IsZero() || m.waitSince.Before(s.lostSince) {
+			s.lostSince = m.waitSince // if it is live, the first look finds that
+		}
 		w.Log.Info("an outage goes on that began before this start", "volume", v.ID, "since", now.Sub(m.waitSince).Round(time.Second))
 	}
 }
 
 // clockOf returns the clock of a volume that has to be kept; false if none has.
-// Of a class that bounds nothing it is only that the storage host has spoken.
-func clockOf(v Volume, m volumeMemory, now time.Time) (Clock, bool) {
+// Where nothing follows from how long it waits, it is only that it was given away.
+func clockOf(r rules, v Volume, m volumeMemory, now time.Time) (Clock, bool) {
 	c := Clock{Generation: v.Generation, FencedAt: m.fencedAt}
-	if v.Session.Config.CtrlLossTmo > 0 && !m.waitSince.IsZero() && now.Sub(m.waitSince) >= clockAfter {
+	if (v.Session.Config.CtrlLossTmo > 0 || r.unfenced(v)) && !m.waitSince.IsZero() && now.Sub(m.waitSince) >= clockAfter {
 		c.WaitSince = m.waitSince
 	}
 	return c, !v.Ended && (!c.WaitSince.IsZero() || !c.FencedAt.IsZero())
@@ -76,7 +80,7 @@ func (w *Watch) keepClocks(ctx context.Context, volumes []Volume, now time.Time)
 	want := map[string]Clock{}
 	for _, v := range volumes {
 		if m := w.volumes[v.ID]; m != nil {
-			if c, ok := clockOf(v, *m, now); ok {
+			if c, ok := clockOf(w.rules(), v, *m, now); ok {
 				want[v.ID] = c
 			}
 		}

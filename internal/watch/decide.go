@@ -14,12 +14,14 @@ var errNoPath = errors.New("no path to it is live")
 
 // rules are what the watch was told.
 type rules struct {
-	grace time.Duration // between the word of the storage host and the end
+	grace time.Duration // between the word that a volume is another's and the end
 	dev   string        // "/dev"
+	// cluster says that there is one to be asked whose a volume is.
+	cluster bool
 }
 
 // decideSession decides about the controllers of a session.
-func decideSession(f facts, m *sessionMemory) []order {
+func decideSession(r rules, f facts, m *sessionMemory) []order {
 	var out []order
 	config := f.session.Config
 	if f.finite && !f.live() {
@@ -30,8 +32,9 @@ func decideSession(f facts, m *sessionMemory) []order {
 	}
 	switch live := f.live(); {
 	case live:
-		m.wasLive, m.lostSince = true, time.Time{}
+		m.wasLive, m.lostSince, m.dead = true, time.Time{}, nil
 	default:
+		m.bury(f)
 		if m.lostSince.IsZero() {
 			m.lostSince = f.now
 			if m.wasLive {
@@ -39,6 +42,10 @@ func decideSession(f facts, m *sessionMemory) []order {
 			}
 		}
 		m.rescans, m.rescanAt = 0, f.now.Add(rescanFirst)
+	}
+	if r.drops(f, m) {
+		m.dropAt = f.now.Add(dropAgain)
+		out = append(out, order{act: drop})
 	}
 	if wanted(f.volumes) && f.moved() && !f.now.Before(m.retireAt) {
 		m.retireAt = f.now.Add(retireAgain)
@@ -110,6 +117,7 @@ func endAgain(f facts, v Volume, m *volumeMemory) []order {
 // look finds what to do with the volume's device, and what state it is in.
 func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	t := f.tables[v.Table]
+	m.asks = false
 	switch {
 	case v.Table == "":
 		return nil, unguarded(f, v, m)
@@ -121,6 +129,7 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 		return nil, Lost
 	case !f.live():
 		m.feeds, m.feedAt = 0, time.Time{}
+		m.forgetOwner()
 		return m.hold(f.now, t, v), Waiting
 	case !f.looked:
 		return nil, m.last()
@@ -141,6 +150,12 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	state := Waiting
 	if t.On(p) && t.Queues && !t.Suspended {
 		state = Serving // what is left to do disturbs nobody
+	}
+	if m.asks = state != Serving && m.contested(r, f, v); m.asks {
+		if m.owner == Nobodys {
+			state = Detached
+		}
+		return m.hold(f.now, t, v), state
 	}
 	if f.now.Before(m.feedAt) {
 		return nil, state
@@ -202,13 +217,13 @@ func (s *sessionMemory) rescan(now time.Time) []order {
 
 // policy ends what must end, and asks what has to be known for it.
 func policy(r rules, f facts, v Volume, m *volumeMemory) []order {
-	if n := f.session.Config.CtrlLossTmo; n > 0 && f.now.Sub(m.waitSince) >= time.Duration(n)*time.Second {
+	if n := f.session.Config.CtrlLossTmo; n > 0 && m.away(f.now) >= time.Duration(n)*time.Second {
 		return m.end(f.now, v, Expired)
 	}
 	if !m.fencedAt.IsZero() && f.now.Sub(m.fencedAt) >= r.grace {
 		return m.end(f.now, v, Withdrawn)
 	}
-	if v.Managed && f.now.Sub(m.waitSince) >= askAfter {
+	if m.asks && !f.now.Before(m.askAt) || v.Managed && f.now.Sub(m.waitSince) >= askAfter {
 		return []order{{act: ask, volume: v}}
 	}
 	return nil
@@ -253,4 +268,5 @@ func (m *volumeMemory) serve(now time.Time) {
 	m.become(Serving, now)
 	m.served = true
 	m.waitSince, m.fencedAt, m.why = time.Time{}, time.Time{}, ""
+	m.forgetOwner()
 }

@@ -300,7 +300,7 @@ func TestConnectPace(t *testing.T) {
 		got := moments(13*time.Second, connect, func(d time.Duration) []order {
 			f := factsOf(d, v)
 			f.controllers = c.controllers
-			return decideSession(f, &s)
+			return decideSession(rules{}, f, &s)
 		})
 		if diff := cmp.Diff(c.moments, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
@@ -326,7 +326,7 @@ func TestConnectIsWanted(t *testing.T) {
 		f := factsOf(0, c.volumes...)
 		f.controllers = nil
 		var s sessionMemory
-		if diff := cmp.Diff(c.orders, words(decideSession(f, &s))); diff != "" {
+		if diff := cmp.Diff(c.orders, words(decideSession(rules{}, f, &s))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 		if want := len(c.orders); s.failures != want {
@@ -345,7 +345,7 @@ func TestSettingsComeFirst(t *testing.T) {
 	f := factsOf(0, v)
 	f.eager, f.controllers[0].ReconnectDelay = true, 10
 	want := []string{"set nvme1 reconnect_delay=1", "connect"}
-	if diff := cmp.Diff(want, words(decideSession(f, &sessionMemory{}))); diff != "" {
+	if diff := cmp.Diff(want, words(decideSession(rules{}, f, &sessionMemory{}))); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
@@ -357,7 +357,7 @@ func TestSessionMemory(t *testing.T) {
 	look := func(d time.Duration, controllers ...nvmesysfs.Controller) {
 		f := factsOf(d, v)
 		f.controllers = controllers
-		decideSession(f, &s)
+		decideSession(rules{}, f, &s)
 	}
 	check := func(when string, wasLive bool, lostSince time.Duration, failures int) {
 		t.Helper()
@@ -401,11 +401,11 @@ func TestRescanPace(t *testing.T) {
 	// The session comes back at once: the kernel's own scan is waited for.
 	away := factsOf(0, v)
 	connecting(&away, &v)
-	decideSession(away, &s)
+	decideSession(rules{}, away, &s)
 	got := moments(15*time.Second, rescan, func(d time.Duration) []order {
 		f := factsOf(d, v)
 		f.namespaces, f.tables[v.Table] = nil, failed(tableOn(3))
-		decideSession(f, &s)
+		decideSession(rules{}, f, &s)
 		return decideVolume(testRules, f, v, &s, &m)
 	})
 	if diff := cmp.Diff([]int64{200, 400, 800, 1600, 3200, 6400, 11400}, got); diff != "" {

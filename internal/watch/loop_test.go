@@ -583,7 +583,7 @@ func TestSaidOnce(t *testing.T) {
 			`level=INFO msg="session is back" nqn=nqn.v0`,
 			`level=INFO msg="volume is back, I/O goes on" volume=v0`,
 			`level=ERROR msg="where the volume should be is something else: it is not used, and I/O waits" volume=v1`,
-			`level=WARN msg="the storage host has given the volume to another publication: its I/O will fail after the grace" volume=v1`,
+			`level=WARN msg="the volume was given away: its I/O will fail after the grace" volume=v1`,
 			`level=ERROR msg="volume is lost until it is staged again" volume=v0`,
 		}
 		if diff := cmp.Diff(want, shortened(r.said.lines(), want)); diff != "" {

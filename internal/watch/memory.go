@@ -17,9 +17,13 @@ const (
 	Waiting State = "waiting"
 	// Refused: where the volume should be is something else. I/O waits.
 	Refused State = "refused"
-	// Fenced: the storage host says that this node's right to the volume has
-	// ended. I/O waits for the rest of the grace, and then fails.
+	// Fenced: the storage host, or for a static volume the cluster, says that this
+	// node's right to the volume has ended. I/O waits for the rest of the grace, and
+	// then fails.
 	Fenced State = "fenced"
+	// Detached: the cluster says that this node has the volume no more, and no other
+	// has it. I/O waits. Static volumes only.
+	Detached State = "detached"
 	// Failing: waiting has ended.
 	Failing State = "failing"
 	// Lost: the kernel deleted the device and nothing guards the volume.
@@ -29,10 +33,12 @@ const (
 // sessionMemory and volumeMemory are what the watch remembers between two looks.
 type sessionMemory struct {
 	wasLive   bool
-	lostSince time.Time // zero while a controller is live
-	connectAt time.Time // not before
-	failures  int       // connects in a row that failed
-	retireAt  time.Time // not before
+	lostSince time.Time       // zero while a controller is live
+	connectAt time.Time       // not before
+	failures  int             // connects in a row that failed
+	retireAt  time.Time       // not before
+	dead      map[string]bool // controllers that died with the session and are not gone; nil while it is live
+	dropAt    time.Time       // not before
 	rescanAt  time.Time
 	rescans   int
 	askAt     time.Time
@@ -53,7 +59,13 @@ type volumeMemory struct {
 	holdAt     time.Time // not before
 	endAt      time.Time // not before
 	ended      bool      // the last step of an end has succeeded since the plugin started
-	fencedAt   time.Time // when the storage host first said so
+	fencedAt   time.Time // when it was first said to be another's
+	asks       bool      // before it is fed it has to be known whose it is
+	backAt     time.Time // when it was there again for the first time in this outage; zero if it is not
+	askAt      time.Time // not before
+	owner      Owner     // the last word since then; "" if there is none
+	ownerAt    time.Time // when was asked what that answers
+	silentAt   time.Time // when was asked what was first not answered; zero if it is known whose it is
 	reconnects int
 	waited     time.Duration // of the outages that are over
 	swaps      int           // feeds that succeeded
@@ -104,6 +116,7 @@ const (
 	set     act = "set"
 	connect act = "connect"
 	retire  act = "retire"
+	drop    act = "drop"
 	rescan  act = "rescan"
 	feed    act = "feed"
 	hold    act = "hold"

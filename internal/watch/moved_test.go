@@ -42,7 +42,7 @@ func TestMoved(t *testing.T) {
 			f.controllers = append(f.controllers, controller("nvme2", "live", 2))
 			f.namespaces = []nvmesysfs.Namespace{device(3, "nvme1", "nvme2")}
 			c.change(&f, &v)
-			if diff := cmp.Diff(c.want, words(decideSession(f, &sessionMemory{}))); diff != "" {
+			if diff := cmp.Diff(c.want, words(decideSession(rules{}, f, &sessionMemory{}))); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})

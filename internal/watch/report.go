@@ -21,6 +21,9 @@ type Report struct {
 	Swaps  int
 	// Why explains Refused.
 	Why string
+	// Asks says that the volume is there, and waits for the cluster's word on whose it
+	// is.
+	Asks bool
 }
 
 // Report returns the last word on a volume; false if the watch has not seen it.
@@ -59,7 +62,7 @@ func (w *Watch) publish(volumes []Volume) {
 		if m == nil || s == nil {
 			continue
 		}
-		w.reports[v.ID] = Report{State: m.state, Since: m.since, WaitSince: m.waitSince, Attempts: s.failures, Reconnects: m.reconnects, Waited: m.waited, Swaps: m.swaps, Why: m.why}
+		w.reports[v.ID] = Report{State: m.state, Since: m.since, WaitSince: m.waitSince, Attempts: s.failures, Reconnects: m.reconnects, Waited: m.waited, Swaps: m.swaps, Why: m.why, Asks: m.asks}
 	}
 	w.links = w.links[:0]
 	for _, nqn := range slices.Sorted(maps.Keys(w.sessions)) {
@@ -96,6 +99,9 @@ func (w *Watch) saySession(f facts, s *sessionMemory) {
 // sayVolume logs each change of a volume once. That it waits because its session
 // is away is said of the session.
 func (w *Watch) sayVolume(v Volume, before, now volumeMemory) {
+	if before.asks && now.feeds > before.feeds && !now.silentAt.IsZero() {
+		w.Log.Warn("the cluster does not say whether the volume is still this node's: its I/O goes on", "volume", v.ID)
+	}
 	if before.state == now.state {
 		return
 	}
@@ -107,7 +113,9 @@ func (w *Watch) sayVolume(v Volume, before, now volumeMemory) {
 	case Refused:
 		w.Log.Error("where the volume should be is something else: it is not used, and I/O waits", "volume", v.ID, "why", now.why)
 	case Fenced:
-		w.Log.Warn("the storage host has given the volume to another publication: its I/O will fail after the grace", "volume", v.ID, "grace", w.Grace)
+		w.Log.Warn("the volume was given away: its I/O will fail after the grace", "volume", v.ID, "grace", w.Grace)
+	case Detached:
+		w.Log.Warn("the volume is there again, and the cluster says that it is not attached to this node any more: its I/O waits", "volume", v.ID)
 	case Lost:
 		w.Log.Error("volume is lost until it is staged again", "volume", v.ID)
 	case Waiting, Failing:

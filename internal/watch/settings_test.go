@@ -128,7 +128,7 @@ func TestFinite(t *testing.T) {
 		f := bySession([]Volume{v})[0]
 		f.now, f.controllers = start, factsOf(0, v).controllers
 		f.controllers[0].State, f.controllers[0].CtrlLossTmo = c.state, c.has
-		if diff := cmp.Diff(c.want, words(decideSession(f, &sessionMemory{}))); diff != "" {
+		if diff := cmp.Diff(c.want, words(decideSession(rules{}, f, &sessionMemory{}))); diff != "" {
 			t.Errorf("%s: -want +got:\n%s", name, diff)
 		}
 	}

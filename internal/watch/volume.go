@@ -53,6 +53,9 @@ type Sessions interface {
 	Rescan(nqn string) error
 	// Retire takes controllers at addresses away that no volume wants any more.
 	Retire(ctx context.Context, nqn string) error
+	// Drop takes the controllers of a dead session down whose volumes all wait in
+	// tables: what was sent to them comes back there.
+	Drop(ctx context.Context, nqn string) error
 }
 
 // Reason is why waiting ends.
@@ -60,7 +63,7 @@ type Reason string
 
 // The reasons.
 const (
-	Withdrawn Reason = "withdrawn" // the storage host has said so, and the grace is over
+	Withdrawn Reason = "withdrawn" // it is another's, and the grace is over
 	Expired   Reason = "expired"   // ctrlLossTmo is over
 	// again: it has ended, and may have got stuck. What has not ended goes on.
 	Again Reason = "again"

@@ -42,6 +42,9 @@ type Options struct {
 	Sysfs  Sysfs
 	// Guards may be nil: then no volume has a table.
 	Guards Guards
+	// Cluster knows whose volumes are that have no storage host of ours. May be nil:
+	// then their I/O goes on whenever they are there.
+	Cluster Cluster
 	// Own tells other tools of the machine which controllers are ours. May be nil.
 	Own func()
 	// Patience is kept short while a connection of ours is not live. May be nil.
@@ -174,9 +177,9 @@ func (w *Watch) once(ctx context.Context, now time.Time) {
 // decide decides about one session and its volumes, says what has changed, and
 // has the orders carried out.
 func (w *Watch) decide(ctx context.Context, f facts) {
-	r, s := rules{grace: w.Grace, dev: w.Dev}, w.session(f.session.NQN)
+	r, s := w.rules(), w.session(f.session.NQN)
 	w.saySession(f, s)
-	orders := decideSession(f, s)
+	orders := decideSession(r, f, s)
 	for _, v := range f.volumes {
 		m := w.volume(v)
 		before := *m
@@ -189,6 +192,10 @@ func (w *Watch) decide(ctx context.Context, f facts) {
 		s.rescans = 0 // what is missing next is missed for the first time
 	}
 	w.carryOut(ctx, f, s, orders)
+}
+
+func (w *Watch) rules() rules {
+	return rules{grace: w.Grace, dev: w.Dev, cluster: w.Cluster != nil}
 }
 
 func (w *Watch) session(nqn string) *sessionMemory {

@@ -41,6 +41,7 @@ type world struct {
 	tables      map[string]*fakeTable
 	network     bool
 	withdrawn   map[string]bool
+	owner       map[string]Owner         // by volume, what the cluster says; with none in it there is no cluster
 	fail        map[string]error         // what fails, by its name in calls
 	block       map[string]chan struct{} // what hangs
 	calls       map[string]int           // "feed holdfast-v0", and so on
@@ -376,6 +377,32 @@ func (w *world) Retire(_ context.Context, nqn string) error {
 	return nil
 }
 
+func (w *world) Drop(_ context.Context, nqn string) error {
+	if err := w.called("drop", nqn); err != nil {
+		return ofAct(err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.controllers = slices.DeleteFunc(w.controllers, func(c nvmesysfs.Controller) bool { return c.NQN == nqn && !c.Live() })
+	w.scan(nqn)
+	if !slices.ContainsFunc(w.controllers, func(c nvmesysfs.Controller) bool { return c.NQN == nqn }) {
+		delete(w.disks, nqn)
+	}
+	return nil
+}
+
+// Owners implements Cluster.
+func (w *world) Owners(_ context.Context, ids []string) (map[string]Owner, error) {
+	said := map[string]Owner{}
+	for _, id := range ids {
+		if err := w.called("owner", id); err != nil {
+			return said, err
+		}
+		w.do(func() { said[id] = w.owner[id] })
+	}
+	return said, nil
+}
+
 func (w *world) Rescan(nqn string) error {
 	if err := w.called("rescan", nqn); err != nil {
 		return ofAct(err)
@@ -466,7 +493,11 @@ func (w *world) watch() (*Watch, *text) {
 		}
 		return a
 	}}))
-	return New(Options{Keeper: w, Sysfs: w, Guards: w, Own: w.own, Patience: kernelTime{w}, Hints: w.hints, About: w.takeAbout, Resized: w.resized, Clocks: w.kept, Dev: "/dev", Log: log}), said
+	var cluster Cluster
+	if w.owner != nil {
+		cluster = w
+	}
+	return New(Options{Keeper: w, Cluster: cluster, Sysfs: w, Guards: w, Own: w.own, Patience: kernelTime{w}, Hints: w.hints, About: w.takeAbout, Resized: w.resized, Clocks: w.kept, Dev: "/dev", Log: log}), said
 }
 
 // kernelTime is the kernel's time for admin commands.

@@ -26,6 +26,7 @@ const sidecarPrefix = "csi.storage.k8s.io/"
 const (
 	pvcNamespace = sidecarPrefix + "pvc/namespace"
 	pvcName      = sidecarPrefix + "pvc/name"
+	pvName       = sidecarPrefix + "pv/name"
 )
 
 // maxManagedKeepAlive bounds keepAliveTmo for volumes of our own pools, in
@@ -41,8 +42,9 @@ type Class struct {
 	// FormatOptions are for mkfs, as they were given: which they may be depends on the
 	// file system, which is not a class's to say.
 	FormatOptions string
-	// Namespace and Claim are those of the PersistentVolumeClaim, if they were told.
-	Namespace, Claim string
+	// Namespace and Claim are those of the PersistentVolumeClaim, if they were told;
+	// PersistentVolume is what is made for it.
+	Namespace, Claim, PersistentVolume string
 }
 
 // ParseClass reads the parameters of a StorageClass. A key that is not known
@@ -62,7 +64,7 @@ func ParseClass(params map[string]string) (Class, error) {
 	if conn.KeepAliveTmo > maxManagedKeepAlive {
 		return Class{}, fmt.Errorf("parameter %s: value %d: at most %d, because withdrawing a volume from a node may have to wait that long: %w", paramKeepAliveTmo, conn.KeepAliveTmo, maxManagedKeepAlive, volume.ErrInvalid)
 	}
-	c := Class{Where: backend.Placement{Host: params[paramHost], Pool: params[paramPool]}, Connection: conn, Guard: params[paramGuard], FormatOptions: params[paramMkfs], Namespace: params[pvcNamespace], Claim: params[pvcName]}
+	c := Class{Where: backend.Placement{Host: params[paramHost], Pool: params[paramPool]}, Connection: conn, Guard: params[paramGuard], FormatOptions: params[paramMkfs], Namespace: params[pvcNamespace], Claim: params[pvcName], PersistentVolume: params[pvName]}
 	for what, name := range map[string]string{paramHost: c.Where.Host, paramPool: c.Where.Pool} {
 		if name == "" {
 			continue
@@ -92,6 +94,9 @@ func (c Class) volumeContext() map[string]string {
 	}
 	if c.Namespace != "" && c.Claim != "" {
 		ctx[pvcNamespace], ctx[pvcName] = c.Namespace, c.Claim
+	}
+	if c.PersistentVolume != "" {
+		ctx[pvName] = c.PersistentVolume
 	}
 	return ctx
 }

@@ -78,7 +78,7 @@ func TestClaimTravels(t *testing.T) {
 		params map[string]string
 		want   string
 	}{
-		{map[string]string{pvcNamespace: "db", pvcName: "data-0"}, "db/data-0"},
+		{map[string]string{pvcNamespace: "db", pvcName: "data-0", pvName: "pvc-1"}, "db/data-0"},
 		{map[string]string{pvcName: "data-0"}, ""},
 		{nil, ""},
 	} {
@@ -86,7 +86,7 @@ func TestClaimTravels(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := claimOf(class.volumeContext()); got != c.want {
+		if got := claimOf(class.volumeContext()); got != c.want || class.volumeContext()[pvName] != c.params[pvName] {
 			t.Errorf("%v: %q", c.params, got)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/filesystem"
 	"github.com/holdfast-csi/holdfast/internal/node"
 	"github.com/holdfast-csi/holdfast/internal/rpcerr"
+	"github.com/holdfast-csi/holdfast/internal/volume"
 )
 
 // errBadToken is the one case of CSI that has a code of its own.
@@ -73,10 +74,27 @@ func (n *Node) NodeStageVolume(ctx context.Context, req *csi.NodeStageVolumeRequ
 	if err != nil {
 		return nil, err
 	}
+	if err := n.isFree(ctx, stage); err != nil {
+		return nil, err
+	}
 	if err := n.Flow.Stage(ctx, stage); err != nil {
 		return nil, err
 	}
 	return &csi.NodeStageVolumeResponse{}, nil
+}
+
+// isFree fails while it is not known whether what waits in the table of a static
+// volume may go on: a pod that got it now could lose it again. A volume of ours has
+// generations for that.
+func (n *Node) isFree(ctx context.Context, req node.StageRequest) error {
+	if req.Attachment.Managed != nil {
+		return nil
+	}
+	c, err := n.condition(ctx, req.VolumeID)
+	if err != nil || !c.Held {
+		return nil //nolint:nilerr // it is not staged, or the call itself will say
+	}
+	return fmt.Errorf("volume %s: %s: %w", req.VolumeID, c.Message, volume.ErrUnavailable)
 }
 
 // stageRequest translates what stage and publish have in common.
@@ -91,7 +109,7 @@ func (n *Node) stageRequest(volumeID, staging string, c *csi.VolumeCapability, v
 	if err != nil {
 		return node.StageRequest{}, fmt.Errorf("volume %s: %w", volumeID, err)
 	}
-	req := node.StageRequest{VolumeID: volumeID, StagingPath: staging, Attachment: at, Claim: claimOf(volumeContext)}
+	req := node.StageRequest{VolumeID: volumeID, StagingPath: staging, Attachment: at, Claim: claimOf(volumeContext), PersistentVolume: volumeContext[pvName]}
 	if m := c.GetMount(); m != nil {
 		kind, err := filesystem.ParseKind(m.GetFsType())
 		if err != nil {
@@ -122,6 +140,9 @@ func (n *Node) NodePublishVolume(ctx context.Context, req *csi.NodePublishVolume
 	}
 	stage, err := n.stageRequest(req.GetVolumeId(), req.GetStagingTargetPath(), req.GetVolumeCapability(), req.GetVolumeContext(), req.GetPublishContext())
 	if err != nil {
+		return nil, err
+	}
+	if err := n.isFree(ctx, stage); err != nil {
 		return nil, err
 	}
 	mode := req.GetVolumeCapability().GetAccessMode().GetMode()
@@ -188,6 +209,7 @@ var healthOf = map[node.State]csi.VolumeHealthErrorType{
 	node.Reconnecting: csi.VolumeHealthErrorType_DEGRADED,
 	node.Refused:      csi.VolumeHealthErrorType_INACCESSIBLE,
 	node.Fenced:       csi.VolumeHealthErrorType_INACCESSIBLE,
+	node.Detached:     csi.VolumeHealthErrorType_INACCESSIBLE,
 	node.Lost:         csi.VolumeHealthErrorType_INACCESSIBLE,
 	node.Failed:       csi.VolumeHealthErrorType_INACCESSIBLE,
 }

@@ -116,10 +116,7 @@ func errOr(err error, format string, args ...any) error {
 // static volumes of somebody else's target, and claims that are mounted read-only.
 func byHand(t *testing.T) {
 	b := newBench(t)
-	_, err := cluster.Storages[0].Shell(b.ctx, foreignTarget)
-	b.must(err)
-	b.must(cluster.Apply(b.ctx, fmt.Sprintf(staticVolume, b.ns, b.ns)))
-	c := claim{name: "static"}
+	c := b.static("Filesystem")
 	b.pod("writer", c, "node1", "echo precious >/data/file; sync; exec sleep 3600")
 	b.ready("writer")
 	b.drop("writer")
@@ -129,8 +126,22 @@ func byHand(t *testing.T) {
 		t.Errorf("the reader sees %q", out)
 	}
 	b.drop("reader")
-	b.kubectl("delete", "pvc", "static", "--timeout=60s")
-	_, err = cluster.Kubectl(b.ctx, "delete", "pv", "static-pv", "--timeout=60s")
+	b.staticGone(c)
+}
+
+// static is a volume of a target that somebody set up by hand.
+func (b *bench) static(mode string) claim {
+	b.Helper()
+	_, err := cluster.Storages[0].Shell(b.ctx, foreignTarget)
+	b.must(err)
+	b.must(cluster.Apply(b.ctx, fmt.Sprintf(staticVolume, b.ns, mode, b.ns, mode)))
+	return claim{name: "static", block: mode == "Block"}
+}
+
+func (b *bench) staticGone(c claim) {
+	b.Helper()
+	b.kubectl("delete", "pvc", c.name, "--timeout=60s")
+	_, err := cluster.Kubectl(b.ctx, "delete", "pv", "static-pv", "--timeout=60s")
 	b.must(err)
 	b.clean()
 	_, err = cluster.Storages[0].Shell(b.ctx, foreignTargetGone)
@@ -158,6 +169,7 @@ spec:
   persistentVolumeReclaimPolicy: Retain
   storageClassName: ""
   claimRef: {namespace: %s, name: static}
+  volumeMode: %s
   csi:
     driver: csi.holdfast.io
     volumeHandle: example-foreign-1
@@ -173,6 +185,7 @@ metadata: {name: static, namespace: %s}
 spec:
   storageClassName: ""
   volumeName: static-pv
+  volumeMode: %s
   accessModes: [ReadWriteOnce]
   resources: {requests: {storage: 128Mi}}
 `

@@ -4,6 +4,7 @@ package kube_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"github.com/holdfast-csi/holdfast/test/kube"
 )
 
+var patience = flag.Duration("patience", 0, "how long a node may be silent before it is not ready; Kubernetes' own 50s if 0")
+
 // cluster is one for all tests: to make it takes minutes.
 var cluster *kube.Cluster
 
@@ -21,7 +24,8 @@ func TestMain(m *testing.M) { os.Exit(withCluster(m)) }
 
 func withCluster(m *testing.M) int {
 	ctx := context.Background()
-	c, err := kube.Start(ctx, kube.Config{Storages: 2, Log: func(format string, args ...any) { fmt.Printf(format+"\n", args...) }})
+	flag.Parse()
+	c, err := kube.Start(ctx, kube.Config{Storages: 2, Patience: *patience, Log: func(format string, args ...any) { fmt.Printf(format+"\n", args...) }})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
@@ -41,7 +45,7 @@ func TestCluster(t *testing.T) {
 		name string
 		test func(*testing.T)
 	}{
-		{"install", install}, {"volumes", volumes}, {"ten", ten}, {"by-hand", byHand}, {"outages", outages}, {"give-up", giveUp}, {"node-death", nodeDeath}, {"drain", drain},
+		{"install", install}, {"volumes", volumes}, {"ten", ten}, {"by-hand", byHand}, {"outages", outages}, {"give-up", giveUp}, {"not-formatted", notFormatted}, {"node-death", nodeDeath}, {"cut-off", cutOff}, {"drain", drain},
 		{"csi-sanity", sanity}, {"external-storage", externalStorage},
 		{"several-hosts", severalHosts}, // after those that know where their volume is
 		{"retire", retireHost},

@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast-csi/holdfast/internal/pki"
 	"github.com/holdfast-csi/holdfast/internal/pool/file"
 	"github.com/holdfast-csi/holdfast/internal/volume"
+	"github.com/holdfast-csi/holdfast/internal/wholefile"
 )
 
 // certificateTime is how long certificates are valid. The CA's own is longer.
@@ -127,16 +128,7 @@ func (o initOptions) addPools(cmd *cobra.Command, path string, want config.Targe
 		return err
 	}
 	cmd.Printf("%s: %d pools more\n", path, len(added))
-	return replace(path, text)
-}
-
-// replace puts a new file in the place of one, whole or not at all.
-func replace(path string, text []byte) error {
-	next := path + ".new"
-	if err := os.WriteFile(next, text, 0o644); err != nil {
-		return err
-	}
-	return os.Rename(next, path)
+	return wholefile.Replace(path, text, 0o644, true)
 }
 
 // newPools are those of want that have does not have. It is a pure function.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-csi/holdfast/internal/volume"
+	"github.com/holdfast-csi/holdfast/internal/wholefile"
 )
 
 // WriteBundle writes DIR/NAME.crt and DIR/NAME.key, the latter readable by its
@@ -33,30 +34,11 @@ func WriteBundle(dir, name string, certPEM, keyPEM []byte) error {
 		_ = os.Remove(keyFile) // it was made here, just now
 		return err
 	}
-	return syncDir(dir)
+	return nil
 }
 
-// writeNew writes beside and links, which, unlike a rename, fails if the name
-// is taken, so that the file is either whole or not there.
-func writeNew(path string, data []byte, mode fs.FileMode) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("write %q: %w", path, err)
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // only the temporary name
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Link(f.Name(), path)
-	}
+func writeNew(path string, data []byte, mode fs.FileMode) error {
+	err := wholefile.Create(path, data, mode)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("file %q exists and is not overwritten: %w", path, volume.ErrExists)
 	}
@@ -64,16 +46,4 @@ func writeNew(path string, data []byte, mode fs.FileMode) (err error) {
 		return fmt.Errorf("write %q: %w", path, err)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if e := d.Close(); err == nil {
-		err = e
-	}
-	return err
 }

@@ -16,12 +16,10 @@ import (
 	"strings"
 
 	"github.com/holdfast-csi/holdfast/internal/volume"
+	"github.com/holdfast-csi/holdfast/internal/wholefile"
 )
 
-const (
-	suffix    = ".json"
-	newPrefix = ".new-"
-)
+const suffix = ".json"
 
 // Dir is a directory of records.
 type Dir[T any] struct {
@@ -46,7 +44,7 @@ func open[T any](path string, durable bool) (Dir[T], error) {
 		return Dir[T]{}, fmt.Errorf("state directory: %w", err)
 	}
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), newPrefix) {
+		if !strings.HasPrefix(e.Name(), wholefile.Prefix) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(path, e.Name())); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -68,7 +66,7 @@ func (d Dir[T]) Put(key string, v T) error {
 	if err != nil {
 		return fmt.Errorf("record of %s: %w", key, err)
 	}
-	if err := d.writeAtomic(d.file(key), append(b, '\n')); err != nil {
+	if err := wholefile.Replace(d.file(key), append(b, '\n'), 0o600, d.durable); err != nil {
 		return fmt.Errorf("record of %s: %w", key, err)
 	}
 	return nil
@@ -91,7 +89,10 @@ func (d Dir[T]) Delete(key string) error {
 	if err := os.Remove(d.file(key)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("record of %s: %w", key, err)
 	}
-	return d.syncDir()
+	if !d.durable {
+		return nil
+	}
+	return wholefile.SyncDir(d.path)
 }
 
 // All reads every record. One that cannot be read is an error: leaving it out
@@ -127,39 +128,4 @@ func read[T any](path string) (v T, err error) {
 		return v, fmt.Errorf("%s is damaged: %w", path, err)
 	}
 	return v, nil
-}
-
-func (d Dir[T]) writeAtomic(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(d.path, newPrefix+"*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(b)
-	if d.durable {
-		err = errors.Join(err, f.Sync())
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return d.syncDir()
-}
-
-func (d Dir[T]) syncDir() (err error) {
-	if !d.durable {
-		return nil
-	}
-	f, err := os.Open(d.path)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	return f.Sync()
 }

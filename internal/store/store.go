@@ -12,6 +12,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/holdfast-csi/holdfast/internal/volume"
+	"github.com/holdfast-csi/holdfast/internal/wholefile"
 )
 
 // lockTimeout is long enough for a predecessor that is just ending.
@@ -52,7 +53,7 @@ func Open(path string) (*DB, error) {
 // left as it was.
 func (d *DB) start(path string) error {
 	// bbolt flushes the file but not its name.
-	if err := syncDir(filepath.Dir(path)); err != nil {
+	if err := wholefile.SyncDir(filepath.Dir(path)); err != nil {
 		return err
 	}
 	isNew := false
@@ -114,16 +115,4 @@ func (d *DB) View(fn func(*Tx) error) error {
 // of it.
 func (d *DB) Update(fn func(*Tx) error) error {
 	return d.bolt.Update(func(tx *bbolt.Tx) error { return fn(&Tx{tx}) })
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = f.Sync()
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	return err
 }

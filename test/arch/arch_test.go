@@ -231,11 +231,12 @@ var leaves = []struct {
 	{"internal/keylock", []string{"internal/volume"}, "a lock knows nothing of what is locked"},
 	{"internal/shutdown", nil, "it hears of the machine's end, whoever has to act"},
 	{"internal/ownership", nil, "it writes down whose a controller is, whoever asks"},
-	{"internal/statefile", []string{"internal/volume"}, "it keeps records and does not know of what"},
+	{"internal/wholefile", nil, "it writes files, whatever is in them"},
+	{"internal/statefile", []string{"internal/volume", "internal/wholefile"}, "it keeps records and does not know of what"},
 	{"internal/rpcerr", []string{"internal/volume"}, "the table of codes is below everybody who answers with them"},
 	{"internal/config", []string{"internal/volume", "pkg/nvme"}, "it reads files, and opens and starts nothing"},
-	{"internal/pki", []string{"internal/volume"}, "it issues and reads certificates, and makes no connection"},
-	{"internal/store", []string{"internal/volume"}, "it keeps records, and does nothing about them"},
+	{"internal/pki", []string{"internal/volume", "internal/wholefile"}, "it issues and reads certificates, and makes no connection"},
+	{"internal/store", []string{"internal/volume", "internal/wholefile"}, "it keeps records, and does nothing about them"},
 	{"internal/backend", []string{"internal/volume"}, "it is given its hosts, and opens no connection"},
 }
 

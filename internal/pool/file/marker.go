@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/holdfast-csi/holdfast/internal/volume"
+	"github.com/holdfast-csi/holdfast/internal/wholefile"
 )
 
 const markerName = ".holdfast-pool"
@@ -117,48 +118,16 @@ func initVolumesDir(o Options) error {
 	if err := checkVolumesDir(o); err != nil {
 		return err
 	}
-	return syncDir(o.Dir)
+	return wholefile.SyncDir(o.Dir)
 }
 
-// writeMarker writes beside and renames, so that no crash leaves half a marker.
-func writeMarker(o Options) (err error) {
+func writeMarker(o Options) error {
 	b, err := json.MarshalIndent(marker{o.Name, o.Installation}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("pool %q: marker: %w", o.Name, err)
 	}
-	f, err := os.CreateTemp(o.Dir, markerName+".*")
-	if err != nil {
-		return fmt.Errorf("pool %q: %w", o.Name, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // it may be renamed already
-		}
-	}()
-	_, err = f.Write(append(b, '\n'))
-	if err == nil {
-		err = f.Sync()
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), filepath.Join(o.Dir, markerName))
-	}
-	if err != nil {
+	if err := wholefile.Replace(filepath.Join(o.Dir, markerName), append(b, '\n'), 0o600, true); err != nil {
 		return fmt.Errorf("pool %q: write the marker: %w", o.Name, err)
 	}
-	return syncDir(o.Dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if e := d.Close(); err == nil {
-		err = e
-	}
-	return err
+	return nil
 }

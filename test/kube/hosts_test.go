@@ -5,6 +5,7 @@ package kube_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ const zone = "topology.kubernetes.io/zone"
 // class puts volumes on it, and then each host serves the nodes of its own zone alone:
 // volumes are made where their pod is, and the scheduler knows how much room there is.
 func severalHosts(t *testing.T) {
-	b := newBench(t)
+	b := newBenchFor(t, testTime+10*time.Minute)
 	box1, box2 := cluster.Storages[0], cluster.Storages[1]
 	_, err := box1.Shell(b.ctx, "holdfast target invite /root/join.yaml")
 	b.must(err)
@@ -83,6 +84,8 @@ volumeBindingMode: WaitForFirstConsumer
 		return strings.Contains(out, "did not have enough free storage"), errOr(err, "it says %s", out)
 	}))
 	b.drop("zoned-node1", "zoned-node2", "big")
+	b.must(cluster.PrepareSuite(b.ctx))
+	runPiece(b.ctx, b.T, filepath.Join(b.TempDir(), "zones.xml"), kube.Suite{Focus: external(`\] (topology|capacity) `), Zones: true})
 	for _, n := range cluster.Nodes {
 		_, err := cluster.Kubectl(b.ctx, "label", "node", n.Name(), zone+"-")
 		b.must(err)

@@ -7,6 +7,7 @@ import (
 	"encoding/xml"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -56,31 +57,38 @@ func externalStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if *pieces == "" {
-		var quoted []string
-		for _, name := range dozen {
-			quoted = append(quoted, regexp.QuoteMeta(name))
-		}
-		ran := runPiece(ctx, t, filepath.Join(t.TempDir(), "dozen.xml"), strings.Join(quoted, "|"))
-		if ran != len(dozen) {
-			t.Errorf("%d specs ran, %d are named", ran, len(dozen))
-		}
+		runDozen(ctx, t)
 		return
 	}
 	for piece := range strings.SplitSeq(*pieces, ",") {
 		t.Run(piece, func(t *testing.T) {
 			t.Parallel()
 			report := filepath.Join(*reports, strings.ReplaceAll(piece, " ", "-")+".xml")
-			if ran, failed, err := readReport(report); err == nil && len(failed) == 0 && ran > 0 {
-				t.Logf("passed before: %s", report)
+			if o, err := readReport(report); err == nil && len(o.failed) == 0 && o.passed > 0 {
+				t.Logf("passed before: %s: %s", report, o)
 				return
 			}
-			runPiece(ctx, t, report, `\] `+piece+` `)
+			runPiece(ctx, t, report, kube.Suite{Focus: external(`\] ` + piece + ` `)})
 		})
 	}
 }
 
-// runPiece runs the specs that match, and says how many ran.
-func runPiece(ctx context.Context, t *testing.T, report, focus string) int {
+func runDozen(ctx context.Context, t *testing.T) {
+	t.Helper()
+	var quoted []string
+	for _, name := range dozen {
+		quoted = append(quoted, regexp.QuoteMeta(name))
+	}
+	o := runPiece(ctx, t, filepath.Join(t.TempDir(), "dozen.xml"), kube.Suite{Focus: external(strings.Join(quoted, "|"))})
+	if o.passed+len(o.failed) != len(dozen) {
+		t.Errorf("%d specs ran, %d are named", o.passed+len(o.failed), len(dozen))
+	}
+}
+
+func external(focus string) string { return "External.Storage.*(" + focus + ")" }
+
+// runPiece runs the specs that match.
+func runPiece(ctx context.Context, t *testing.T, report string, s kube.Suite) outcome {
 	t.Helper()
 	log, err := os.Create(strings.TrimSuffix(report, ".xml") + ".log")
 	if err != nil {
@@ -88,26 +96,27 @@ func runPiece(ctx context.Context, t *testing.T, report, focus string) int {
 	}
 	defer log.Close()
 	began := time.Now()
-	err = cluster.RunSuite(ctx, kube.Suite{Focus: `External.Storage.*(` + focus + `)`, Skip: leftOut, Timeout: "2h", Output: log, Report: report})
-	ran, failed, rerr := readReport(report)
+	s.Skip, s.Timeout, s.Output, s.Report = leftOut, "2h", log, report
+	err = cluster.RunSuite(ctx, s)
+	o, rerr := readReport(report)
 	if rerr != nil {
 		out, _ := os.ReadFile(log.Name())
 		t.Fatalf("%v, %v\n%s", err, rerr, out[max(0, len(out)-4000):])
 	}
-	for _, f := range failed {
+	for _, f := range o.failed {
 		t.Errorf("failed: %s", f)
 	}
-	if ran == 0 {
-		t.Errorf("no spec matches %s", focus)
+	if o.passed == 0 {
+		t.Errorf("no spec matches %s", s.Focus)
 	}
-	if err != nil && len(failed) == 0 {
+	if err != nil && len(o.failed) == 0 {
 		t.Errorf("the suite: %v", err)
 	}
-	if len(failed) > 0 {
+	if len(o.failed) > 0 {
 		keepLog(t, log.Name())
 	}
-	t.Logf("%d specs passed, %d failed, in %s", ran-len(failed), len(failed), time.Since(began).Round(time.Second))
-	return ran
+	t.Logf("%s, in %s", o, time.Since(began).Round(time.Second))
+	return o
 }
 
 // keepLog leaves the log of a failure where it can be read.
@@ -124,36 +133,57 @@ func keepLog(t *testing.T, path string) {
 	t.Logf("the suite's own log: %s", to)
 }
 
-// readReport reads JUnit XML: how many specs ran, and the names of those that failed.
-// Those that skip themselves, because the driver has not what they need, are not
-// counted.
-func readReport(path string) (ran int, failed []string, err error) {
+// outcome is what came of a run.
+type outcome struct {
+	passed int
+	failed []string       // names
+	spared map[string]int // how many skipped themselves, by the reason that they gave
+}
+
+func (o outcome) String() string {
+	text := fmt.Sprintf("%d specs passed, %d failed", o.passed, len(o.failed))
+	for _, reason := range slices.Sorted(maps.Keys(o.spared)) {
+		text += fmt.Sprintf("; %d skipped: %s", o.spared[reason], reason)
+	}
+	return text
+}
+
+// readReport reads JUnit XML. Those that nobody asked for are skipped, too, without a
+// reason, and are not counted.
+func readReport(path string) (outcome, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return 0, nil, err
+		return outcome{}, err
 	}
 	var report struct {
 		Suites []struct {
 			Cases []struct {
-				Name   string `xml:"name,attr"`
-				Status string `xml:"status,attr"`
+				Name    string `xml:"name,attr"`
+				Status  string `xml:"status,attr"`
+				Skipped struct {
+					Message string `xml:"message,attr"`
+				} `xml:"skipped"`
 			} `xml:"testcase"`
 		} `xml:"testsuite"`
 	}
 	if err := xml.Unmarshal(b, &report); err != nil {
-		return 0, nil, fmt.Errorf("%s: %w", path, err)
+		return outcome{}, fmt.Errorf("%s: %w", path, err)
 	}
+	o := outcome{spared: map[string]int{}}
 	for _, s := range report.Suites {
 		for _, c := range s.Cases {
-			if !strings.Contains(c.Name, "External Storage") || c.Status == "skipped" {
-				continue
-			}
-			ran++
-			if c.Status != "passed" {
-				failed = append(failed, c.Status+" "+c.Name)
+			_, reason, gave := strings.Cut(c.Skipped.Message, "skipped - ")
+			switch {
+			case !strings.Contains(c.Name, "External Storage"):
+			case c.Status == "passed":
+				o.passed++
+			case gave:
+				o.spared[reason]++
+			case c.Status != "skipped":
+				o.failed = append(o.failed, c.Status+" "+c.Name)
 			}
 		}
 	}
-	slices.Sort(failed)
-	return ran, failed, nil
+	slices.Sort(o.failed)
+	return o, nil
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -21,6 +22,7 @@ type Suite struct {
 	Timeout     string    // of the whole, "1h"
 	Output      io.Writer // what the tests print
 	Report      string    // path for JUnit XML; "" for none
+	Zones       bool      // each node and each storage host has a zone of its own
 }
 
 // PrepareSuite builds the tests and gives the nodes the images that they use.
@@ -85,8 +87,12 @@ func (c *Cluster) suiteImages(ctx context.Context) ([]string, error) {
 
 // RunSuite runs the specs.
 func (c *Cluster) RunSuite(ctx context.Context, s Suite) error {
+	driver, err := c.suiteDriver(s.Zones)
+	if err != nil {
+		return err
+	}
 	args := []string{
-		"-kubeconfig=" + c.control.admin, "-provider=local", "-storage.testdriver=" + filepath.Join(root(), "test/kube/testdata/driver.yaml"),
+		"-kubeconfig=" + c.control.admin, "-provider=local", "-storage.testdriver=" + driver,
 		"-ginkgo.focus=" + s.Focus, "-ginkgo.skip=" + s.Skip, "-ginkgo.timeout=" + s.Timeout, "-ginkgo.no-color", "-disable-log-dump",
 		// One that does not start under emulation has failed; the default of ten
 		// minutes hides it.
@@ -98,6 +104,22 @@ func (c *Cluster) RunSuite(ctx context.Context, s Suite) error {
 	cmd := c.Command(ctx, "e2e.test", args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = c.dir, s.Output, s.Output
 	return cmd.Run()
+}
+
+// suiteDriver is the file that says what Holdfast can do; with zones that is more.
+func (c *Cluster) suiteDriver(zones bool) (string, error) {
+	plain := filepath.Join(root(), "test/kube/testdata/driver.yaml")
+	if !zones {
+		return plain, nil
+	}
+	text, err := os.ReadFile(plain)
+	if err != nil {
+		return "", err
+	}
+	zoned := strings.NewReplacer("topology: false", "topology: true", "capacity: false", "capacity: true",
+		"  Capabilities:", "  TopologyKeys: [topology.kubernetes.io/zone]\n  NumAllowedTopologies: 1\n  Capabilities:").Replace(string(text))
+	path := filepath.Join(c.dir, "driver-zones.yaml")
+	return path, os.WriteFile(path, []byte(zoned), 0o600)
 }
 
 // Program is a program of the suites, built.

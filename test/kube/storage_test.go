@@ -31,7 +31,7 @@ var dozen = []string{
 	"(default fs)] provisioning should mount multiple PV pointing to the same storage on the same node",
 	"(OnRootMismatch)[LinuxOnly], pod created with an initial fsgroup, new pod fsgroup applied to volume contents",
 	"read-write-once-pod should block a second pod", "(default fs)] subPath should support existing single file",
-	"(filesystem volmode)] multiVolume should access to two volumes with different volume mode and retain data across pod recreation on different node",
+	"(block volmode)] multiVolume should access to two volumes with different volume mode and retain data across pod recreation on different node",
 	"(filesystem volmode)] volumeMode should not mount / map unused volumes in a pod",
 	"(default fs) (late-binding)] ephemeral should support multiple inline ephemeral volumes",
 	"volumeLimits should verify that all csinodes have volume limits",

@@ -4,6 +4,7 @@ package kube_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -22,10 +23,10 @@ func cutOff(t *testing.T) {
 	w.goesOn(time.Now().Add(10*time.Second), time.Minute) // until the node knows under what it has the volume
 	node, taint := cluster.Node("node1"), "node.kubernetes.io/out-of-service"
 	t.Cleanup(func() { // also after a failure: other parts need the node
-		_ = node.NIC(0).Heal()
+		_ = heal(node)
 		_, _ = cluster.Kubectl(context.WithoutCancel(b.ctx), "taint", "node", node.Name(), taint+"-")
 	})
-	b.must(node.NIC(0).Unplug())
+	b.must(errors.Join(node.NIC(0).Unplug(), node.NIC(1).Unplug())) // of the cluster, and of the storage
 	cut := time.Now()
 	b.kubectl("taint", "node", node.Name(), taint+"=nodeshutdown:NoExecute")
 	last, first := w.log.Acked(), b.foreignSum()
@@ -40,7 +41,7 @@ func cutOff(t *testing.T) {
 	if before == first || w.log.Acked() > last+1 {
 		t.Fatalf("the second has written nothing, or the first went on: %d and %d writes", last, w.log.Acked())
 	}
-	b.must(node.NIC(0).Heal())
+	b.must(heal(node))
 	b.kubectl("wait", "--for=condition=Ready", "node/node1", "--timeout=180s")
 	b.events("pvc/static", "VolumeWaiting", "VolumeWithdrawn")
 	b.kubectl("taint", "node", node.Name(), taint+"-")
@@ -51,6 +52,8 @@ func cutOff(t *testing.T) {
 	b.drop("second")
 	b.staticGone(c)
 }
+
+func heal(n *kube.Node) error { return errors.Join(n.NIC(0).Heal(), n.NIC(1).Heal()) }
 
 // foreignSum is the checksum of what the target that was set up by hand has.
 func (b *bench) foreignSum() string {

@@ -28,8 +28,8 @@ const (
 // Loop tells until its context ends.
 type Loop struct {
 	Options
-	told   map[string]told
-	failed string // the last error, which is said once
+	told    map[string]told
+	failing bool // the last event could not be written, which is said once
 }
 
 // New returns a loop that has told nothing yet.
@@ -69,13 +69,9 @@ func (l *Loop) round(ctx context.Context) {
 // still so.
 func (l *Loop) tell(ctx context.Context, s Subject, e Event) bool {
 	err := l.Tell(ctx, s.PersistentVolume, e)
-	text := ""
-	if err != nil {
-		text = err.Error()
+	if err != nil && !l.failing {
+		l.Log.Warn("an event could not be written; it is tried again, and so are others", "of", s.ID, "reason", e.Reason, "err", err)
 	}
-	if text != l.failed && err != nil {
-		l.Log.Warn("an event could not be written; it is tried again", "of", s.ID, "reason", e.Reason, "err", err)
-	}
-	l.failed = text
+	l.failing = err != nil
 	return err == nil
 }

@@ -43,7 +43,7 @@ func cutOff(t *testing.T) {
 	}
 	b.must(heal(node))
 	b.kubectl("wait", "--for=condition=Ready", "node/node1", "--timeout=180s")
-	b.events("pvc/static", "VolumeWaiting", "VolumeWithdrawn")
+	b.events("pvc/static", "VolumeWithdrawn")
 	b.kubectl("taint", "node", node.Name(), taint+"-")
 	b.hasNothing(node)
 	if after := b.foreignSum(); after != before {

@@ -143,7 +143,13 @@ func look(r rules, f facts, v Volume, m *volumeMemory) ([]order, State) {
 	if err != nil {
 		return m.hold(f.now, t, v), Waiting
 	}
-	p := pathOf(r, ns)
+	return found(r, f, v, m, ns)
+}
+
+// found decides about a volume whose device is there: whether it is put to use, or has
+// to wait for a word on whose it is.
+func found(r rules, f facts, v Volume, m *volumeMemory, ns nvmesysfs.Namespace) ([]order, State) {
+	t, p := f.tables[v.Table], pathOf(r, ns)
 	if m.untidy = !t.Whole(p); !m.untidy {
 		return nil, Serving
 	}

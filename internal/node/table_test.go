@@ -292,7 +292,7 @@ func TestStageAdoptsTable(t *testing.T) {
 
 // endings are the ways in which waiting ends, with what people are told.
 var endings = map[node.Ending]string{
-	node.Withdrawn: "withdrawn: the storage host has taken the volume",
+	node.Withdrawn: "withdrawn: the volume was taken",
 	node.Expired:   "lasted longer than ctrlLossTmo",
 	node.Abandoned: "given up by hand",
 }

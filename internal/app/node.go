@@ -62,7 +62,7 @@ func newNodeCommand() *cobra.Command {
 	f.StringVar(&o.machineID, "machine-id-file", "/etc/machine-id", "file with the ID of this machine")
 	f.StringVar(&o.control, "control-socket", defaultControlSocket, "socket for operators on this node (holdfast volumes, holdfast abandon); empty for none")
 	addMetricsFlag(cmd, &o.metrics)
-	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after the storage host has taken a volume from this node")
+	f.DurationVar(&o.grace, "withdrawn-grace", watch.DefaultGrace, "how long I/O still waits after a volume was taken from this node")
 	f.Int64Var(&o.maxVolumes, "max-volumes", 0, "how many volumes Kubernetes may attach to this node; 0 for no limit")
 	f.StringToStringVar(&o.topology, "topology", nil, "segments (KEY=VALUE) of this node, for storage hosts that name a topology in the hosts file; in Kubernetes what is not given here is read from the node's labels")
 	f.StringVar(&o.kubeletDir, "kubelet-registration-dir", "", "directory in which the kubelet looks for plugins (plugins_registry under its root): the plugin registers itself there; empty if somebody else does it")

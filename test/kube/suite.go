@@ -10,6 +10,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -67,7 +68,8 @@ func (c *Cluster) suiteImages(ctx context.Context) ([]string, error) {
 	for name := range strings.FieldsSeq(string(out)) {
 		i := image{name: name, entry: "/bin/sh", files: map[string]string{"/bin/busybox": shell}, links: links}
 		switch {
-		case strings.Contains(name, "/busybox:"), strings.Contains(name, "/nginx:"): // of which specs of storage use the shell
+		case slices.ContainsFunc([]string{"/busybox:", "/nginx:", "/glibc-dns-testing:"}, func(s string) bool { return strings.Contains(name, s) }):
+			// Specs of storage use their shell and dd.
 		case strings.Contains(name, "/agnhost:"):
 			i.entry, i.files["/agnhost"] = "/agnhost", c.bin["agnhost"]
 		default:

@@ -90,7 +90,7 @@ var controllerRequests = []request{
 	{"create less than nothing", capacity(-1, 0), "InvalidArgument", []string{"-1", "negative"}},
 	{"create within less than nothing", capacity(1, -1), "InvalidArgument", []string{"-1", "negative"}},
 	{"create more than the limit", capacity(volumeBytes, volumeBytes-1), "InvalidArgument", []string{"limit"}},
-	{"create with a limit between sizes", capacity(volumeBytes+1, volumeBytes+2), "InvalidArgument", []string{"limit", "multiples"}},
+	{"create with a limit between sizes", capacity(volumeBytes+1, volumeBytes+2), "OutOfRange", []string{"limit", "multiples"}},
 	{"create everything", capacity(1<<63-1, 0), "ResourceExhausted", []string{"9223372036854775807"}},
 	{"create more than there is", capacity(1<<49, 0), "ResourceExhausted", []string{"562949953421312"}},
 	{"create from a snapshot", creates(func(r *csi.CreateVolumeRequest) {

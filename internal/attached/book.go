@@ -154,10 +154,14 @@ func (b *Book) stagingOf(v Volume) (staging, bool) {
 // Owners implements watch.Cluster: one question for each volume, and those after all
 // attachments only if one is not this node's.
 func (b *Book) Owners(ctx context.Context, volumeIDs []string) (map[string]watch.Owner, error) {
-	said := map[string]watch.Owner{}
+	said, staged := map[string]watch.Owner{}, b.staged()
 	var gone []string
 	for _, id := range volumeIDs {
-		owner, err := b.owner(ctx, id)
+		v, ok := staged[id]
+		if !ok {
+			return said, fmt.Errorf("volume %s is not known to be staged: %w", id, volume.ErrUnavailable)
+		}
+		owner, err := b.owner(ctx, v)
 		if err != nil {
 			return said, err
 		}
@@ -181,12 +185,8 @@ func (b *Book) Owners(ctx context.Context, volumeIDs []string) (map[string]watch
 }
 
 // owner is what this node's attachment says of a volume.
-func (b *Book) owner(ctx context.Context, id string) (watch.Owner, error) {
-	v, err := b.volume(id)
-	if err != nil {
-		return "", err
-	}
-	a, err := b.Cluster.Attachment(ctx, Name(id, b.Node))
+func (b *Book) owner(ctx context.Context, v Volume) (watch.Owner, error) {
+	a, err := b.Cluster.Attachment(ctx, Name(v.ID, b.Node))
 	if errors.Is(err, volume.ErrNotFound) {
 		return watch.Nobodys, nil
 	}
@@ -212,18 +212,18 @@ func (b *Book) elsewhere(all []kube.Attachment, volumeID string) watch.Owner {
 	return watch.Nobodys
 }
 
-func (b *Book) volume(id string) (Volume, error) {
+// staged are the volumes of this node, by ID; none before Run.
+func (b *Book) staged() map[string]Volume {
 	b.mu.Lock()
 	volumes := b.volumes
 	b.mu.Unlock()
+	all := map[string]Volume{}
 	if volumes != nil {
 		for _, v := range volumes() {
-			if v.ID == id {
-				return v, nil
-			}
+			all[v.ID] = v
 		}
 	}
-	return Volume{}, fmt.Errorf("volume %s is not known to be staged: %w", id, volume.ErrUnavailable)
+	return all
 }
 
 // Name is that of the VolumeAttachment of a volume of ours (Kubernetes,

@@ -59,9 +59,9 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 		case connect:
 			w.connect(ctx, f, s)
 		case retire:
-			w.acts.start(ctx, "retire "+nqn, func() error { return w.retire(ctx, nqn) }, w.complain("retire", nqn, nqn))
+			w.acts.start(ctx, "retire "+nqn, func() error { return inTime(ctx, nqn, w.Keeper.Retire) }, w.complain("retire", nqn, nqn))
 		case drop:
-			w.acts.start(ctx, "drop "+nqn, func() error { return w.drop(ctx, nqn) }, w.complain("drop", nqn, nqn))
+			w.acts.start(ctx, "drop "+nqn, func() error { return inTime(ctx, nqn, w.Keeper.Drop) }, w.complain("drop", nqn, nqn))
 		case rescan:
 			w.acts.start(ctx, "rescan "+nqn, func() error { return w.Keeper.Rescan(nqn) }, w.complain("rescan", nqn, nqn))
 		case feed:
@@ -77,16 +77,11 @@ func (w *Watch) carryOut(ctx context.Context, f facts, s *sessionMemory, orders 
 	w.ask(ctx, f, s, asked)
 }
 
-func (w *Watch) retire(ctx context.Context, nqn string) error {
+// inTime does to a session what takes no longer than a connect.
+func inTime(ctx context.Context, nqn string, act func(context.Context, string) error) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTime)
 	defer cancel()
-	return w.Keeper.Retire(ctx, nqn)
-}
-
-func (w *Watch) drop(ctx context.Context, nqn string) error {
-	ctx, cancel := context.WithTimeout(ctx, connectTime)
-	defer cancel()
-	return w.Keeper.Drop(ctx, nqn)
+	return act(ctx, nqn)
 }
 
 // set writes one setting. The controller may be gone, or not take it just now:

@@ -13,9 +13,14 @@ func clustered() *world {
 	return w
 }
 
+// lose cuts volume 0's target off.
+func (r run) lose() {
+	r.do(func() { r.network = false; r.setState(0, "connecting"); r.pathFails(tableOf(0)) })
+}
+
 // cut cuts the volume's target off for so long.
 func (r run) cut(d time.Duration) {
-	r.do(func() { r.network = false; r.setState(0, "connecting"); r.pathFails(tableOf(0)) })
+	r.lose()
 	r.pass(d)
 	r.do(func() { r.network = true; r.setState(0, "live") })
 }
@@ -237,7 +242,7 @@ func TestDropSpares(t *testing.T) {
 			}
 			w.owner["second"] = Ours
 			inBubbleOf(t, w, func(r run) {
-				r.do(func() { r.network = false; r.setState(0, "connecting"); r.pathFails(tableOf(0)) })
+				r.lose()
 				r.pass(10 * time.Minute)
 				r.expectCalls("drop", c.drops)
 			})
@@ -279,7 +284,7 @@ func TestOutageIsRemembered(t *testing.T) {
 	t.Parallel()
 	w := clustered()
 	inBubbleOf(t, w, func(r run) {
-		r.do(func() { r.network = false; r.setState(0, "connecting"); r.pathFails(tableOf(0)) })
+		r.lose()
 		r.pass(18 * time.Second)
 	})
 	w.owner[idOf(0)] = Anothers
